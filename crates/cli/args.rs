@@ -1,0 +1,270 @@
+//! Arguments that several verbs share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::{Args, ValueEnum};
+use forebay_pipeline::{Execution, Finished, Options, Steps};
+use forebay_shard::input;
+use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy};
+use forebay_transform::tokenize::{self, EosPolicy, Vocabulary};
+
+use crate::format::parse_bytes;
+use crate::progress::Bar;
+
+/// Options of every verb.
+#[derive(Args, Clone)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Print the result as JSON on stdout
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Threads at work; all cores by default
+    #[arg(long, global = true, env = "FOREBAY_THREADS", value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// Memory that sorting may take
+    #[arg(long, global = true, default_value = "4GiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub memory: u64,
+    /// Directory for scratch files; beside the output by default
+    #[arg(long, global = true, env = "FOREBAY_TMP_DIR", value_name = "DIR")]
+    pub tmp_dir: Option<PathBuf>,
+    /// Say nothing but the result and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Say how long each stage takes
+    #[arg(long, short, global = true)]
+    pub verbose: bool,
+    /// No progress bar
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// What to read, and how.
+#[derive(Args)]
+pub struct Inputs {
+    /// Files, globs or directories of JSONL, Parquet or text (also .gz, .zst); datasets; `-` for stdin
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<String>,
+    /// JSON field or Parquet column that holds the text
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    pub text_field: String,
+    /// JSON field or Parquet column that holds the id; may be missing
+    #[arg(long, default_value = "id", value_name = "NAME")]
+    pub id_field: String,
+    /// What the inputs are; told from first bytes and names by default
+    #[arg(long, default_value = "auto")]
+    pub format: Format,
+    /// A record that is no document: stop, or leave it out and list it in removed/
+    #[arg(long, default_value = "fail")]
+    pub on_error: OnError,
+    /// Bytes that are not UTF-8: the record is bad, or U+FFFD in their place
+    #[arg(long, default_value = "refuse")]
+    pub invalid_utf8: InvalidUtf8,
+    /// A longer record counts as bad
+    #[arg(long, default_value = "64MiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub max_record: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Format {
+    Auto,
+    Jsonl,
+    Parquet,
+    Text,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum OnError {
+    Fail,
+    Skip,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum InvalidUtf8 {
+    Refuse,
+    Replace,
+}
+
+impl Inputs {
+    pub fn options(&self) -> input::Options {
+        input::Options {
+            text_field: self.text_field.clone(),
+            id_field: self.id_field.clone(),
+            format: match self.format {
+                Format::Auto => input::Format::Auto,
+                Format::Jsonl => input::Format::Jsonl,
+                Format::Parquet => input::Format::Parquet,
+                Format::Text => input::Format::Text,
+            },
+            on_error: match self.on_error {
+                OnError::Fail => input::OnError::Fail,
+                OnError::Skip => input::OnError::Skip,
+            },
+            invalid_utf8: match self.invalid_utf8 {
+                InvalidUtf8::Refuse => input::InvalidUtf8::Refuse,
+                InvalidUtf8::Replace => input::InvalidUtf8::Replace,
+            },
+            max_record_bytes: self.max_record,
+        }
+    }
+}
+
+/// Where to write, and how.
+#[derive(Args)]
+pub struct Output {
+    /// Directory of the dataset; new, empty, or with an unfinished run of the same command
+    #[arg(long, short, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Text that goes into a shard, about
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes, value_name = "SIZE")]
+    pub shard_size: u64,
+    /// Throw an unfinished run in `--out` away and start over
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// Which documents are duplicates.
+#[derive(Args)]
+#[command(next_help_heading = "Dedup")]
+pub struct DedupArgs {
+    /// Words in a shingle
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub ngram: usize,
+    /// LSH bands; more of them find more pairs
+    #[arg(long, default_value_t = 14, value_name = "B")]
+    pub bands: usize,
+    /// Rows of a band; more of them find fewer pairs
+    #[arg(long, default_value_t = 8, value_name = "R")]
+    pub rows: usize,
+    /// Which document of a cluster stays
+    #[arg(long, default_value = "longest")]
+    pub keep: Keep,
+    /// Leave equal documents in
+    #[arg(long)]
+    pub no_exact: bool,
+    /// Leave similar documents in
+    #[arg(long)]
+    pub no_fuzzy: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Keep {
+    Longest,
+    First,
+}
+
+impl DedupArgs {
+    pub fn check(&self) -> anyhow::Result<()> {
+        let rows = self.bands.saturating_mul(self.rows);
+        anyhow::ensure!(
+            self.ngram > 0 && (1..=4096).contains(&rows),
+            "--ngram {} --bands {} --rows {}: expected at least 1 each and at most 4096 rows in all",
+            self.ngram,
+            self.bands,
+            self.rows
+        );
+        Ok(())
+    }
+
+    pub fn fuzzy(&self) -> Option<Fuzzy> {
+        let Self { ngram, bands, rows, .. } = *self;
+        (!self.no_fuzzy).then_some(Fuzzy { ngram, bands, rows })
+    }
+
+    pub fn keep(&self) -> KeepPolicy {
+        match self.keep {
+            Keep::Longest => KeepPolicy::Longest,
+            Keep::First => KeepPolicy::First,
+        }
+    }
+}
+
+/// How text becomes tokens.
+#[derive(Args)]
+#[command(next_help_heading = "Tokenize")]
+pub struct TokenizeArgs {
+    /// A `tokenizer.json`, a directory with one, or the built-in `gpt2`
+    #[arg(long, default_value = tokenize::DEFAULT, value_name = "NAME|FILE")]
+    pub tokenizer: String,
+    /// Token that ends every document; the model's own by default
+    #[arg(long, value_name = "TOKEN", conflicts_with = "no_eos")]
+    pub eos: Option<String>,
+    /// Append nothing to documents
+    #[arg(long)]
+    pub no_eos: bool,
+    /// Special tokens written out in a text: parse them like the reference, or take them as text
+    #[arg(long, default_value = "parse")]
+    pub special_tokens: SpecialTokens,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SpecialTokens {
+    Parse,
+    Text,
+}
+
+impl TokenizeArgs {
+    pub fn options(&self) -> tokenize::Options {
+        tokenize::Options {
+            eos: match &self.eos {
+                _ if self.no_eos => EosPolicy::None,
+                Some(token) => EosPolicy::Token(token.clone()),
+                None => EosPolicy::Auto,
+            },
+            special_tokens: match self.special_tokens {
+                SpecialTokens::Parse => tokenize::SpecialTokens::Parse,
+                SpecialTokens::Text => tokenize::SpecialTokens::Text,
+            },
+        }
+    }
+
+    pub fn vocabulary(&self) -> anyhow::Result<Vocabulary> {
+        Ok(Vocabulary::open(&self.tokenizer)?)
+    }
+}
+
+impl Global {
+    pub fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.map_or_else(cores, std::num::NonZero::get)
+    }
+
+    /// Runs the pipeline with progress on stderr; Ctrl-C stops it after the unit in hand.
+    pub fn run(
+        &self,
+        stage: &str,
+        inputs: &Inputs,
+        output: &Output,
+        steps: Steps,
+        keep_text: bool,
+        vocabulary: Option<&Vocabulary>,
+    ) -> anyhow::Result<Finished> {
+        let options =
+            Options { input: inputs.options(), steps, keep_text, shard_bytes: output.shard_size };
+        let execution = Execution {
+            threads: self.threads(),
+            memory_bytes: self.memory,
+            tmp_dir: self.tmp_dir.clone(),
+            fresh: output.fresh,
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            // The second one ends it at once.
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+            signal_hook::flag::register(signal, Arc::clone(&stop))?;
+        }
+        let bar = Bar::start(self, stop);
+        let finished = forebay_pipeline::run(
+            stage,
+            &inputs.inputs,
+            &output.out,
+            &options,
+            vocabulary,
+            &execution,
+            bar.progress(),
+        );
+        drop(bar);
+        Ok(finished?)
+    }
+}

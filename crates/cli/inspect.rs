@@ -1,0 +1,187 @@
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use forebay_shard::input::{self, Cursor, Options, Source};
+use forebay_shard::{Dataset, manifest};
+use forebay_transform::tokenize::Tokenizer;
+use serde_json::{Value, json};
+
+use crate::args::Global;
+use crate::format;
+use crate::report::Report;
+
+/// Show what a dataset or an input holds: schema, counts, token lengths, documents as text
+#[derive(Args)]
+pub struct Inspect {
+    /// A dataset, or anything that `prep` reads
+    path: PathBuf,
+    /// Documents to show
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    samples: usize,
+}
+
+const SHOWN_CHARACTERS: usize = 200;
+
+impl Inspect {
+    pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
+        if self.path.join(manifest::FILE).is_file() || self.path.is_dir() && has_work(&self.path) {
+            self.dataset(report)
+        } else {
+            self.input(report)
+        }
+    }
+
+    fn dataset(&self, report: &mut Report) -> anyhow::Result<()> {
+        let dataset = Dataset::open(&self.path)?;
+        let manifest = dataset.manifest();
+        let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+        let tokens =
+            manifest.tokens.map_or(String::new(), |t| format!("{} tokens, ", format::count(t)));
+        report.line(format!(
+            "{}: {} documents, {tokens}{} of text; {} shards, {}",
+            self.path.display(),
+            format::count(manifest.documents),
+            format::bytes(manifest.text_bytes),
+            manifest.shards.len(),
+            format::bytes(bytes)
+        ));
+        let lineage = &manifest.lineage;
+        report.line(format!(
+            "made     {} by {} from {} files, {}",
+            lineage.stage,
+            manifest.created_by,
+            format::count(lineage.input_files),
+            format::bytes(lineage.input_bytes)
+        ));
+        if let Some(tokenizer) = &manifest.tokenizer {
+            let eos = tokenizer
+                .eos
+                .as_ref()
+                .map_or("no EOS".into(), |eos| format!("EOS {} = {}", eos.token, eos.id));
+            report.line(format!(
+                "tokens   {}, {} ids, {eos}, by {}, Unicode {}",
+                tokenizer.name,
+                format::count(tokenizer.vocab_size),
+                tokenizer.engine,
+                tokenizer.unicode
+            ));
+        }
+        let heads = dataset.head(0, self.samples)?;
+        let schema: Vec<&str> = [
+            Some("id: string"),
+            Some("source: string"),
+            manifest.tokens.map(|_| "tokens: list<uint32>"),
+            heads.first().and_then(|head| head.text.as_ref()).map(|_| "text: string"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        report.line(format!("schema   {}", schema.join(", ")));
+
+        let mut histogram = Vec::new();
+        if manifest.index.is_some() {
+            histogram = lengths(dataset.index()?.entries().iter().map(|entry| entry.tokens));
+            show_lengths(&histogram, report);
+        }
+        let tokenizer = match &manifest.tokenizer {
+            Some(entry) if !heads.is_empty() => Some(Tokenizer::of_dataset(&self.path, entry)?),
+            _ => None,
+        };
+        let mut samples = Vec::new();
+        for head in &heads {
+            let decoded = match (&tokenizer, &head.tokens) {
+                (Some(tokenizer), Some(tokens)) => Some(tokenizer.decode(tokens)?),
+                _ => None,
+            };
+            let text = decoded.as_ref().or(head.text.as_ref()).map_or("", String::as_str);
+            let tokens = head.tokens.as_ref().map(Vec::len);
+            document(report, &head.id, &head.source, tokens, text);
+            samples.push(json!({
+                "id": head.id, "source": head.source, "tokens": tokens, "text": text,
+            }));
+        }
+        let histogram: Vec<Value> = histogram
+            .iter()
+            .map(|&(low, high, documents)| json!({ "from": low, "to": high, "documents": documents }))
+            .collect();
+        report.json(json!({
+            "schema": schema,
+            "manifest": manifest,
+            "token_lengths": histogram,
+            "samples": samples,
+        }));
+        Ok(())
+    }
+
+    fn input(&self, report: &mut Report) -> anyhow::Result<()> {
+        let options = Options { on_error: input::OnError::Skip, ..Options::default() };
+        let inputs = [self.path.to_string_lossy().into_owned()];
+        let sources = input::discover(&inputs, &options)?;
+        let (mut files, mut shown, mut skipped) = (Vec::new(), Vec::new(), 0);
+        for source in &sources {
+            let kind = match source {
+                Source::Lines(_) => "jsonl",
+                Source::Parquet(_) => "parquet",
+                Source::Texts(_) => "text",
+            };
+            let bytes: u64 = source.files().iter().map(|file| file.bytes).sum();
+            let first = source.files()[0].name();
+            let more = source.files().len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            report.line(format!("{kind:<8} {:>12}   {first}{more}", format::bytes(bytes)));
+            files.push(json!({ "format": kind, "files": source.files().len(), "bytes": bytes, "first": first }));
+            if shown.len() < self.samples {
+                let mut cursor = Cursor::new(source, &options, 1 << 20, &std::sync::Arc::default());
+                let Some(part) = cursor.next_part()? else { continue };
+                let parsed = part.parse(&options)?;
+                for bad in &parsed.skipped {
+                    report.line(format!("bad      {}: {}", bad.source, bad.detail));
+                }
+                skipped += parsed.skipped.len();
+                let documents = &parsed.documents;
+                for at in 0..documents.len().min(self.samples - shown.len()) {
+                    let (id, text) = (documents.ids.get(at), documents.texts.get(at));
+                    document(report, id, documents.sources.get(at), None, text);
+                    shown.push(
+                        json!({ "id": id, "source": documents.sources.get(at), "text": text }),
+                    );
+                }
+            }
+        }
+        report.json(json!({ "inputs": files, "samples": shown, "skipped": skipped }));
+        Ok(())
+    }
+}
+
+/// An unfinished run: no dataset yet, and no input either.
+fn has_work(path: &Path) -> bool {
+    path.join(".work").is_dir()
+}
+
+fn document(report: &mut Report, id: &str, source: &str, tokens: Option<usize>, text: &str) {
+    let tokens =
+        tokens.map_or(String::new(), |tokens| format!(", {} tokens", format::count(tokens as u64)));
+    report.line(format!("document {id} from {source}{tokens}"));
+    report.line(format!("         {}", format::line(text, SHOWN_CHARACTERS)));
+}
+
+/// Documents by tokens, in powers of two: `(from, to, documents)`.
+fn lengths(tokens: impl Iterator<Item = u32>) -> Vec<(u64, u64, u64)> {
+    let mut buckets = [0_u64; 33];
+    tokens.for_each(|tokens| buckets[(32 - tokens.leading_zeros()) as usize] += 1);
+    let first = buckets.iter().position(|&n| n > 0).unwrap_or(0);
+    let last = buckets.iter().rposition(|&n| n > 0).unwrap_or(0);
+    let bounds =
+        |power: usize| if power == 0 { (0, 0) } else { (1 << (power - 1), (1 << power) - 1) };
+    (first..=last).map(|power| (bounds(power).0, bounds(power).1, buckets[power])).collect()
+}
+
+fn show_lengths(histogram: &[(u64, u64, u64)], report: &mut Report) {
+    let most = histogram.iter().map(|&(_, _, documents)| documents).max().unwrap_or(0);
+    for &(low, high, documents) in histogram {
+        let width = (40 * documents).div_ceil(most.max(1));
+        let bar = "▆".repeat(usize::try_from(width).unwrap_or(0));
+        let range = format!("{}–{}", format::count(low), format::count(high));
+        report.line(format!("{range:>19} {:>12}  {bar}", format::count(documents)));
+    }
+}

@@ -1,0 +1,66 @@
+//! `forebay`: raw text in, training batches out.
+
+#![allow(unreachable_pub, reason = "nothing of a binary is reachable")]
+
+mod args;
+mod dedup;
+mod format;
+mod inspect;
+mod load;
+mod prep;
+mod progress;
+mod report;
+mod tokenize;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::args::Global;
+use crate::report::Report;
+
+/// Raw text in, training batches out.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 done, but records were skipped; 130 interrupted, resumable."
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Prep(prep::Prep),
+    Dedup(dedup::Dedup),
+    Tokenize(tokenize::Tokenize),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Load(load::Load),
+}
+
+fn main() -> ExitCode {
+    // SAFETY: nothing else runs yet. The encoder would spread one long document over all cores;
+    // `--threads` is the user's word on that.
+    unsafe { std::env::set_var("FASTOKENS_BPE_THREADS", "1") };
+    let cli = Cli::parse();
+    let global = cli.global;
+    let mut report = Report::new(&global);
+    let done = match cli.verb {
+        Verb::Prep(verb) => verb.run(&global, &mut report),
+        Verb::Dedup(verb) => verb.run(&global, &mut report),
+        Verb::Tokenize(verb) => verb.run(&global, &mut report),
+        Verb::Inspect(verb) => verb.run(&global, &mut report),
+        Verb::Verify(verb) => verb.run(&global, &mut report),
+        Verb::Load(verb) => verb.run(&global, &mut report),
+    };
+    match done {
+        Ok(()) => report.finish(),
+        Err(error) => report.fail(&error),
+    }
+}

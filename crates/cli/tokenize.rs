@@ -1,0 +1,47 @@
+use std::time::Instant;
+
+use clap::Args;
+use forebay_pipeline::Steps;
+use forebay_transform::dedup::Keep;
+
+use crate::args::{Global, Inputs, Output, TokenizeArgs};
+use crate::prep::tell;
+use crate::report::Report;
+
+/// Turn documents into tokens, all of them, in order
+#[derive(Args)]
+pub struct Tokenize {
+    #[command(flatten)]
+    inputs: Inputs,
+    #[command(flatten)]
+    output: Output,
+    /// Store the text beside the tokens
+    #[arg(long)]
+    keep_text: bool,
+    #[command(flatten)]
+    tokenize: TokenizeArgs,
+}
+
+impl Tokenize {
+    pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        let vocabulary = self.tokenize.vocabulary()?;
+        let steps = Steps {
+            exact: false,
+            fuzzy: None,
+            keep: Keep::First,
+            tokenize: Some(self.tokenize.options()),
+            shuffle: None,
+        };
+        let start = Instant::now();
+        let finished = global.run(
+            "tokenize",
+            &self.inputs,
+            &self.output,
+            steps,
+            self.keep_text,
+            Some(&vocabulary),
+        )?;
+        tell(report, &self.output, &finished, start.elapsed());
+        Ok(())
+    }
+}

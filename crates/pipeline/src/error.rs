@@ -1,0 +1,52 @@
+use std::path::PathBuf;
+
+/// Shorthand for this crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message names the fields")]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] forebay_store::Error),
+    #[error(transparent)]
+    Shard(#[from] forebay_shard::Error),
+    #[error(transparent)]
+    Tokenize(#[from] forebay_transform::tokenize::Error),
+    #[error("{out} holds a finished dataset of other {differs}")]
+    OtherDataset { out: PathBuf, differs: &'static str },
+    #[error("{out} holds an unfinished run of other {differs}")]
+    OtherRun { out: PathBuf, differs: &'static str },
+    #[error(
+        "{out} is not empty and holds no dataset: expected a new or empty directory, found {found}"
+    )]
+    NotEmpty { out: PathBuf, found: String },
+    #[error("{inputs}: expected at least one document, found none")]
+    NoDocuments { inputs: String },
+    #[error("expected at most 4,294,967,295 documents, found more")]
+    TooManyDocuments,
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    /// The next thing to try, as one sentence.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Shard(error) => error.hint(),
+            Self::Tokenize(error) => error.hint(),
+            Self::OtherDataset { .. } => Some("give another `--out`, or delete that one".into()),
+            Self::OtherRun { .. } => {
+                Some("run that command again to finish it, or `--fresh` to throw it away".into())
+            }
+            Self::NotEmpty { .. } => Some("give another `--out`".into()),
+            Self::NoDocuments { .. } => {
+                Some("see how an input is read with `forebay inspect INPUT`".into())
+            }
+            Self::TooManyDocuments => Some("split the inputs over several runs".into()),
+            Self::Interrupted => Some("the same command resumes it".into()),
+        }
+    }
+}

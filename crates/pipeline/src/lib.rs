@@ -1,0 +1,35 @@
+//! A run: stages over partitions, bounded memory, resumable at any instant.
+//!
+//! ```text
+//! inputs ─▶ read ─▶ spool parts ─▶ dedup ─▶ survivors ─▶ write ─▶ shards ─▶ finish ─▶ manifest
+//!           parse, hash, sign      sort band keys        gather in order,
+//!           a part per task        link, cluster         tokenize, a shard per task
+//! ```
+//!
+//! * **Read** parses the inputs once. Texts go to spool parts, each sorted by shuffle key, with the
+//!   keys that dedup needs beside them.
+//! * **Dedup** reads the keys alone, band after band.
+//! * **Write** takes a range of shuffle keys from every part, which is a range of the shuffled
+//!   corpus: no document is looked up, every spool byte is read once, in order.
+//!
+//! Every task writes under a temporary name and commits by rename, so a killed run goes on where
+//! it was, and the bytes of the output do not depend on threads, memory or kills.
+//!
+//! Start at [`run()`].
+
+mod dedup;
+mod error;
+mod ordered;
+mod plan;
+mod progress;
+mod read;
+mod removed;
+mod run;
+mod spool;
+mod work;
+mod write;
+
+pub use error::{Error, Result};
+pub use plan::{Execution, Options, Steps};
+pub use progress::{Progress, Snapshot, Unit};
+pub use run::{Finished, run};

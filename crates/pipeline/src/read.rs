@@ -1,0 +1,223 @@
+//! Read: inputs → documents → spool parts. A task is a part of an input.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use forebay_shard::Documents;
+use forebay_shard::input::{self, Cursor};
+use forebay_store::publish_bytes;
+use forebay_transform::dedup::minhash::{self, MinHash};
+use forebay_transform::dedup::shingle::Shingler;
+use forebay_transform::dedup::{Fuzzy, exact};
+use forebay_transform::shuffle;
+
+use crate::plan::{Execution, Steps};
+use crate::progress::{Progress, Unit};
+use crate::spool::{self, Keys, Notes, Part};
+use crate::work::Work;
+use crate::{Error, Result};
+
+/// Reads all inputs that are not read yet; returns the parts, in the order of the inputs.
+pub(crate) fn run(work: &Work, execution: &Execution, progress: &Progress) -> Result<Vec<Part>> {
+    if let Some(parts) = finished(work) {
+        return Ok(parts);
+    }
+    progress.start("read", Unit::Bytes, work.plan.input_bytes());
+    let cursors = Cursors::new(work, progress);
+    let failed = Mutex::new(None);
+    let work_on = || {
+        let mut signer = Signer::new(&work.plan.options.steps);
+        while !progress.stopped() && lock(&failed).is_none() {
+            let done = cursors.next().and_then(|task| match task {
+                None => Ok(false),
+                Some(task) => task.run(work, &mut signer).map(|()| true),
+            });
+            match done {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    lock(&failed).get_or_insert(error);
+                    return;
+                }
+            }
+        }
+    };
+    if execution.threads <= 1 {
+        work_on();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..execution.threads {
+                scope.spawn(work_on);
+            }
+        });
+    }
+    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    if progress.stopped() {
+        return Err(Error::Interrupted);
+    }
+    let counts = cursors.counts();
+    publish_bytes(&work.path("read.json"), &serde_json::to_vec(&counts).unwrap_or_default())?;
+    open_parts(work, &counts)
+}
+
+/// The parts of a read stage that is complete and still whole.
+fn finished(work: &Work) -> Option<Vec<Part>> {
+    let counts = std::fs::read(work.path("read.json")).ok()?;
+    let counts: Vec<u32> = serde_json::from_slice(&counts).ok()?;
+    let parts = open_parts(work, &counts).ok()?;
+    parts.iter().all(Part::is_sound).then_some(parts)
+}
+
+fn open_parts(work: &Work, counts: &[u32]) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    for (source, &count) in counts.iter().enumerate() {
+        for number in 0..count {
+            let path = work.part(source, number);
+            let part = Part::open(&path).ok_or_else(|| {
+                let what = "is missing or torn; run with `--fresh`";
+                forebay_shard::Error::file(&path, what)
+            })?;
+            parts.push(part);
+        }
+    }
+    Ok(parts)
+}
+
+/// A part, read but not parsed.
+struct Task {
+    source: usize,
+    number: u32,
+    part: input::Part,
+}
+
+impl Task {
+    fn run(self, work: &Work, signer: &mut Signer) -> Result<()> {
+        let next = self.part.next;
+        let parsed = self.part.parse(&work.plan.options.input)?;
+        let documents = parsed.documents;
+        let keys = signer.sign(&documents);
+        let notes = Notes { next, skipped: parsed.skipped, replaced: parsed.replaced };
+        let key = |at: usize| match work.plan.options.steps.shuffle {
+            Some(seed) => shuffle::key(seed, documents.files[at], documents.positions[at]),
+            None => at as u64,
+        };
+        spool::write(&work.part(self.source, self.number), &documents, &keys, notes, key)?;
+        Ok(())
+    }
+}
+
+/// All inputs. Threads read different ones while there are some, then share what is left.
+struct Cursors<'a> {
+    work: &'a Work,
+    sources: Vec<(AtomicBool, Mutex<Reading>)>,
+}
+
+struct Reading {
+    cursor: Cursor,
+    /// Number of the next part.
+    next: u32,
+}
+
+impl<'a> Cursors<'a> {
+    fn new(work: &'a Work, progress: &Progress) -> Self {
+        let plan = &work.plan;
+        let sources = plan.sources.iter().map(|source| {
+            let cursor =
+                Cursor::new(source, &plan.options.input, plan.part_bytes, progress.counter());
+            (AtomicBool::new(false), Mutex::new(Reading { cursor, next: 0 }))
+        });
+        Self { work, sources: sources.collect() }
+    }
+
+    fn next(&self) -> Result<Option<Task>> {
+        // First an input that nobody is reading from, then any that has more.
+        for wait in [false, true] {
+            for (number, (ended, reading)) in self.sources.iter().enumerate() {
+                if ended.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let mut reading = match reading.try_lock() {
+                    Ok(reading) => reading,
+                    Err(TryLockError::WouldBlock) if wait => lock(reading),
+                    Err(TryLockError::WouldBlock) => continue,
+                    Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                };
+                if let Some(task) = reading.next(self.work, number)? {
+                    return Ok(Some(task));
+                }
+                ended.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Parts of each source.
+    fn counts(&self) -> Vec<u32> {
+        self.sources.iter().map(|(_, reading)| lock(reading).next).collect()
+    }
+}
+
+impl Reading {
+    /// The next part that an earlier run did not complete.
+    fn next(&mut self, work: &Work, source: usize) -> Result<Option<Task>> {
+        if work.resumed {
+            while let Some(part) = Part::open(&work.part(source, self.next)).filter(Part::is_sound)
+            {
+                self.cursor.advance_to(part.footer.next)?;
+                self.next += 1;
+            }
+        }
+        let Some(part) = self.cursor.next_part()? else { return Ok(None) };
+        let number = self.next;
+        self.next += 1;
+        Ok(Some(Task { source, number, part }))
+    }
+}
+
+/// Makes the keys of dedup; keeps its buffers from part to part.
+struct Signer {
+    exact: bool,
+    fuzzy: Option<(Fuzzy, MinHash)>,
+    shingler: Shingler,
+    scratch: Vec<u8>,
+}
+
+impl Signer {
+    fn new(steps: &Steps) -> Self {
+        let fuzzy = steps.fuzzy.map(|fuzzy| (fuzzy, MinHash::new(fuzzy.bands * fuzzy.rows)));
+        Self { exact: steps.exact, fuzzy, shingler: Shingler::default(), scratch: Vec::new() }
+    }
+
+    fn sign(&mut self, documents: &Documents) -> Keys {
+        let mut keys = Keys::default();
+        for text in documents.texts.iter() {
+            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
+            keys.lengths.push(if text.trim().is_empty() { 0 } else { length });
+            if self.exact {
+                keys.exact.push(exact::hash(text, &mut self.scratch));
+            }
+            if let Some((fuzzy, minhash)) = &mut self.fuzzy {
+                minhash.clear();
+                self.shingler.shingles(text, fuzzy.ngram, |shingle| minhash.add(shingle));
+                match minhash.finish() {
+                    Some(signature) => {
+                        keys.bands.extend(minhash::band_keys(signature, fuzzy.rows));
+                        keys.sketches.extend(minhash::sketch(signature));
+                    }
+                    // Without words there is nothing to compare: key 0 links to nobody.
+                    None => {
+                        keys.bands.resize(keys.bands.len() + fuzzy.bands, 0);
+                        keys.sketches.resize(keys.sketches.len() + fuzzy.bands * fuzzy.rows, 0);
+                    }
+                }
+            }
+        }
+        keys
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,118 @@
+use std::path::{Path, PathBuf};
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt32Type;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::index::Index;
+use crate::manifest::{self, Manifest};
+use crate::{Error, Result};
+
+/// A finished dataset.
+#[derive(Debug)]
+pub struct Dataset {
+    directory: PathBuf,
+    manifest: Manifest,
+}
+
+impl Dataset {
+    /// Opens `directory` by its manifest; no other file is touched.
+    ///
+    /// # Errors
+    /// [`Error::NotADataset`] without a manifest, [`Error::Corrupt`] with a broken one.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let manifest = Manifest::read(directory)?;
+        Ok(Self { directory: directory.to_path_buf(), manifest })
+    }
+
+    /// Where it lies.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// All that is known about it.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Path of shard `number`.
+    pub fn shard(&self, number: u32) -> Option<PathBuf> {
+        Some(self.directory.join(&self.manifest.shards.get(number as usize)?.file))
+    }
+
+    /// Maps the document index.
+    ///
+    /// # Errors
+    /// [`Error::Lacks`] for a dataset without tokens, [`Error::Corrupt`] if the index is not the
+    /// one that the manifest describes (by its counts; `verify` hashes it).
+    pub fn index(&self) -> Result<Index> {
+        if self.manifest.index.is_none() {
+            return Err(Error::Lacks { path: self.directory.clone(), what: "tokens" });
+        }
+        let path = self.directory.join(manifest::INDEX);
+        let index = Index::open(&path)?;
+        let expected = (
+            self.manifest.documents,
+            self.manifest.tokens.unwrap_or(0),
+            self.manifest.shards.len() as u64,
+        );
+        let found = (index.documents(), index.tokens(), index.shards());
+        if expected != found {
+            let show = |(d, t, s)| format!("{d} documents, {t} tokens, {s} shards");
+            return Err(Error::corrupt(&path, "counts", show(expected), show(found)));
+        }
+        Ok(index)
+    }
+}
+
+/// One document of a dataset, as `inspect` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Its id.
+    pub id: String,
+    /// Where it came from.
+    pub source: String,
+    /// Its tokens, if there are any.
+    pub tokens: Option<Vec<u32>>,
+    /// Its text, if it was kept.
+    pub text: Option<String>,
+}
+
+impl Dataset {
+    /// The first `limit` documents of shard `number`, decoded from Parquet.
+    ///
+    /// # Errors
+    /// If the shard cannot be decoded or lacks a column.
+    pub fn head(&self, number: u32, limit: usize) -> Result<Vec<Head>> {
+        let Some(path) = self.shard(number) else { return Ok(Vec::new()) };
+        let wrong = |what: &dyn std::fmt::Display| Error::file(&path, what);
+        let file =
+            std::fs::File::open(&path).map_err(|e| forebay_store::Error::io("open", &path, e))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+            .and_then(|builder| builder.with_limit(limit).with_batch_size(limit.max(1)).build())
+            .map_err(|e| wrong(&e))?;
+        let mut heads = Vec::new();
+        for batch in reader {
+            let batch = batch.map_err(|e| wrong(&e))?;
+            let strings = |name: &str| {
+                batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>())
+            };
+            let (Some(ids), Some(sources)) = (strings("id"), strings("source")) else {
+                return Err(wrong(&"expected columns `id` and `source`, found others"));
+            };
+            let lists = batch.column_by_name("tokens").and_then(|c| c.as_list_opt::<i32>());
+            for row in 0..batch.num_rows() {
+                let tokens = lists.map(|lists| lists.value(row));
+                heads.push(Head {
+                    id: ids.value(row).to_owned(),
+                    source: sources.value(row).to_owned(),
+                    tokens: tokens.and_then(|values| {
+                        Some(values.as_primitive_opt::<UInt32Type>()?.values().to_vec())
+                    }),
+                    text: strings("text").map(|texts| texts.value(row).to_owned()),
+                });
+            }
+        }
+        Ok(heads)
+    }
+}

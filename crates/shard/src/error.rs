@@ -1,0 +1,95 @@
+use std::path::{Path, PathBuf};
+
+use crate::document::{Reason, Skipped};
+
+/// Shorthand for this crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why documents or a dataset could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the message names the fields")]
+pub enum Error {
+    /// The storage client's own error.
+    #[error(transparent)]
+    Store(#[from] forebay_store::Error),
+    /// A record is not a document.
+    #[error("{}: {}", .0.source, .0.detail)]
+    Record(Skipped),
+    /// A file is not what its name or first bytes promise.
+    #[error("{path}: {what}")]
+    File { path: PathBuf, what: String },
+    /// An input names nothing.
+    #[error("{input}: no such file, directory or match")]
+    NoInput { input: String },
+    /// Inputs were found, none of them readable as documents.
+    #[error("{input}: holds no input file (*.jsonl, *.parquet, *.txt, *.md, also .gz and .zst)")]
+    NothingToRead { input: String },
+    /// A Parquet file without the wanted column.
+    #[error("{path}: no column `{column}`, found: {found}")]
+    NoColumn { path: PathBuf, column: String, found: String },
+    /// A directory that holds no manifest.
+    #[error("{path} is not a dataset: it has no manifest.json")]
+    NotADataset { path: PathBuf },
+    /// A dataset lacks what the caller needs.
+    #[error("{path} holds no {what}")]
+    Lacks { path: PathBuf, what: &'static str },
+    /// A file of a dataset does not hold what the manifest or the index says.
+    #[error("{path}: {what}: expected {expected}, found {found}")]
+    Corrupt { path: PathBuf, what: String, expected: String, found: String },
+}
+
+impl Error {
+    /// A file that cannot be read as what it should be.
+    pub fn file(path: &Path, what: impl std::fmt::Display) -> Self {
+        Self::File { path: path.to_path_buf(), what: what.to_string() }
+    }
+
+    /// A dataset file that contradicts its description.
+    pub fn corrupt(
+        path: &Path,
+        what: impl Into<String>,
+        expected: impl std::fmt::Display,
+        found: impl std::fmt::Display,
+    ) -> Self {
+        let (expected, found) = (expected.to_string(), found.to_string());
+        Self::Corrupt { path: path.to_path_buf(), what: what.into(), expected, found }
+    }
+
+    /// The next thing to try, as one sentence.
+    pub fn hint(&self) -> Option<String> {
+        const SKIP: &str = "`--on-error skip` leaves such records out and lists them in removed/";
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Record(skipped) => Some(match skipped.reason {
+                Reason::MissingField => {
+                    format!("`--text-field` and `--id-field` name the fields; {SKIP}")
+                }
+                Reason::InvalidUtf8 => {
+                    format!("`--invalid-utf8 replace` puts U+FFFD in its place; {SKIP}")
+                }
+                Reason::TooLong => format!("`--max-record` raises the limit; {SKIP}"),
+                _ => SKIP.into(),
+            }),
+            Self::File { .. } => Some(
+                "`--on-error skip` keeps what could be read and goes on with the next file".into(),
+            ),
+            Self::NoInput { .. } => Some("check the spelling; quote a glob for the shell".into()),
+            Self::NothingToRead { .. } => {
+                Some("name the files themselves, or give `--format jsonl|parquet|text`".into())
+            }
+            Self::NoColumn { .. } => Some("`--text-field` names the column that holds text".into()),
+            Self::NotADataset { .. } => Some(
+                "an interrupted run has no manifest yet: run its command again, it resumes".into(),
+            ),
+            Self::Lacks { what, .. } => match *what {
+                "tokens" => Some("make them with `forebay tokenize` or `forebay prep`".into()),
+                "text" => Some("prepare it with `--keep-text`, or read the raw input".into()),
+                _ => None,
+            },
+            Self::Corrupt { path, .. } => {
+                Some(format!("copy `{}` again or rebuild the dataset", path.display()))
+            }
+        }
+    }
+}

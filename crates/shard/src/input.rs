@@ -1,0 +1,341 @@
+//! Documents in: JSON lines, Parquet, plain text; plain, gzip or zstd; files, globs, directories, stdin.
+//!
+//! ```text
+//! arguments ─▶ discover ─▶ Source … ─▶ Cursor::next ─▶ Part ─▶ Part::parse ─▶ Documents
+//!                          one file      in order,      raw      many at once
+//!                          or many       decompressed   bytes
+//!                          small ones
+//! ```
+//!
+//! A cursor does what must be done in order (reading, decompression, cutting at line ends); the
+//! parts it yields are parsed on any thread. Memory is a part per thread, whatever the file's size.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::Dataset;
+use crate::manifest;
+use crate::{Error, Result};
+
+mod cursor;
+mod decompress;
+mod jsonl;
+mod parquet;
+mod part;
+mod text;
+
+pub use cursor::Cursor;
+pub use part::{Parsed, Part};
+
+/// How inputs are read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// JSON field or Parquet column that holds the text.
+    pub text_field: String,
+    /// JSON field or Parquet column that holds the id; may be missing.
+    pub id_field: String,
+    /// What a file is; `Auto` looks at its name and first bytes.
+    pub format: Format,
+    /// What to do with a record that is not a document.
+    pub on_error: OnError,
+    /// What to do with bytes that are not UTF-8.
+    pub invalid_utf8: InvalidUtf8,
+    /// A longer record counts as bad: it would have to be held in memory whole.
+    pub max_record_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            text_field: "text".into(),
+            id_field: "id".into(),
+            format: Format::Auto,
+            on_error: OnError::Fail,
+            invalid_utf8: InvalidUtf8::Refuse,
+            max_record_bytes: 64 << 20,
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Told from the first bytes and the name.
+    Auto,
+    /// A JSON object a line.
+    Jsonl,
+    /// Columns.
+    Parquet,
+    /// A document a file.
+    Text,
+}
+
+/// What to do with a record that is not a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// Stop, and say what and where.
+    Fail,
+    /// Leave it out, count it, list it in `removed/`.
+    Skip,
+}
+
+/// What to do with bytes that are not UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InvalidUtf8 {
+    /// The record is bad.
+    Refuse,
+    /// U+FFFD in their place, counted.
+    Replace,
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// Place in the list of inputs.
+    pub index: u32,
+    /// Where it is; `-` is stdin.
+    pub path: PathBuf,
+    /// Size in bytes, 0 for stdin.
+    pub bytes: u64,
+    /// Time of last change in nanoseconds since 1970, to notice a file changed between runs.
+    pub modified_ns: u64,
+    /// Keep the `source` column of the file: it is a shard of a dataset.
+    pub is_shard: bool,
+}
+
+impl InputFile {
+    /// Standard input?
+    pub fn is_stdin(&self) -> bool {
+        self.path.as_os_str() == "-"
+    }
+
+    /// As it stands in the `source` column.
+    pub fn name(&self) -> String {
+        if self.is_stdin() { "stdin".into() } else { self.path.to_string_lossy().into_owned() }
+    }
+}
+
+/// What one [`Cursor`] reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A file of JSON lines.
+    Lines(InputFile),
+    /// A Parquet file.
+    Parquet(InputFile),
+    /// Consecutive plain text files.
+    Texts(Vec<InputFile>),
+}
+
+impl Source {
+    /// Its files, in order.
+    pub fn files(&self) -> &[InputFile] {
+        match self {
+            Self::Lines(file) | Self::Parquet(file) => std::slice::from_ref(file),
+            Self::Texts(files) => files,
+        }
+    }
+}
+
+/// Turns command line inputs into sources, in the order given, directories and globs sorted.
+///
+/// A directory with a manifest is a dataset: its shards are read, in order. A file reached twice
+/// is read once.
+///
+/// # Errors
+/// [`Error::NoInput`], [`Error::NothingToRead`], or a file that cannot be opened; under
+/// [`OnError::Skip`] too, since a misspelt input is no bad record.
+pub fn discover(inputs: &[String], options: &Options) -> Result<Vec<Source>> {
+    let mut found = Found { options, files: Vec::new(), seen: HashSet::new() };
+    for input in inputs {
+        found.add(input)?;
+    }
+
+    let mut sources: Vec<Source> = Vec::new();
+    for (index, (mut file, format)) in found.files.into_iter().enumerate() {
+        file.index = u32::try_from(index).map_err(|_| Error::file(&file.path, "too many files"))?;
+        match (format, sources.last_mut()) {
+            (Format::Text, Some(Source::Texts(files))) => files.push(file),
+            (Format::Text, _) => sources.push(Source::Texts(vec![file])),
+            (Format::Parquet, _) => sources.push(Source::Parquet(file)),
+            _ => sources.push(Source::Lines(file)),
+        }
+    }
+    Ok(sources)
+}
+
+struct Found<'a> {
+    options: &'a Options,
+    files: Vec<(InputFile, Format)>,
+    seen: HashSet<PathBuf>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, input: &str) -> Result<()> {
+        let path = Path::new(input);
+        if input == "-" {
+            if self.seen.insert("-".into()) {
+                let format = match self.options.format {
+                    Format::Auto => Format::Jsonl,
+                    other => other,
+                };
+                let path = "-".into();
+                let file = InputFile { index: 0, path, bytes: 0, modified_ns: 0, is_shard: false };
+                self.files.push((file, format));
+            }
+            return Ok(());
+        }
+        if path.is_dir() {
+            return self.add_directory(path);
+        }
+        if path.exists() || !input.contains(['*', '?', '[']) {
+            return match std::fs::symlink_metadata(path) {
+                Ok(_) => self.add_file(path, false),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    Err(Error::NoInput { input: input.into() })
+                }
+                Err(e) => Err(forebay_store::Error::io("open", path, e).into()),
+            };
+        }
+        let matches = glob::glob(input)
+            .map_err(|e| Error::file(path, format!("not a valid glob: {e}")))?
+            .collect::<std::result::Result<Vec<_>, _>>()
+            .map_err(|e| forebay_store::Error::io("list", e.path(), e.error().kind().into()))?;
+        if matches.is_empty() {
+            return Err(Error::NoInput { input: input.into() });
+        }
+        for path in matches {
+            if path.is_dir() { self.add_directory(&path)? } else { self.add_file(&path, false)? }
+        }
+        Ok(())
+    }
+
+    fn add_directory(&mut self, directory: &Path) -> Result<()> {
+        if directory.join(manifest::FILE).is_file() {
+            let dataset = Dataset::open(directory)?;
+            for shard in &dataset.manifest().shards {
+                self.add_file(&directory.join(&shard.file), true)?;
+            }
+            return Ok(());
+        }
+        let before = self.files.len();
+        self.walk(directory)?;
+        if self.files.len() == before {
+            return Err(Error::NothingToRead { input: directory.display().to_string() });
+        }
+        Ok(())
+    }
+
+    fn walk(&mut self, directory: &Path) -> Result<()> {
+        let wrap = |e| forebay_store::Error::io("list", directory, e);
+        let mut entries = std::fs::read_dir(directory)
+            .map_err(wrap)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(wrap)?;
+        entries.sort();
+        for path in entries {
+            let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+            if hidden {
+                continue;
+            }
+            if path.is_dir() {
+                self.walk(&path)?;
+            } else if self.options.format != Format::Auto || format_by_name(&path).is_some() {
+                self.add_file(&path, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, is_shard: bool) -> Result<()> {
+        let wrap = |e| forebay_store::Error::io("open", path, e);
+        let canonical = path.canonicalize().map_err(wrap)?;
+        if !self.seen.insert(canonical) {
+            return Ok(());
+        }
+        let metadata = std::fs::metadata(path).map_err(wrap)?;
+        let format = match self.options.format {
+            _ if is_shard => Format::Parquet,
+            Format::Auto => sniff(path).map_err(wrap)?,
+            other => other,
+        };
+        let modified_ns = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        let (path, bytes) = (path.to_path_buf(), metadata.len());
+        self.files.push((InputFile { index: 0, path, bytes, modified_ns, is_shard }, format));
+        Ok(())
+    }
+}
+
+/// By ending, `.gz` and `.zst` aside. `None` for what a directory walk leaves out.
+fn format_by_name(path: &Path) -> Option<Format> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let name = name.strip_suffix(".gz").or(name.strip_suffix(".zst")).unwrap_or(&name);
+    match name.rsplit_once('.')?.1 {
+        "jsonl" | "ndjson" | "json" => Some(Format::Jsonl),
+        "parquet" => Some(Format::Parquet),
+        "txt" | "text" | "md" | "rst" => Some(Format::Text),
+        _ => None,
+    }
+}
+
+/// By first bytes where they decide, then by name, then by the first character.
+fn sniff(path: &Path) -> std::io::Result<Format> {
+    let mut file = std::fs::File::open(path)?;
+    let mut magic = [0; 4];
+    let mut count = 0;
+    while count < magic.len() {
+        match file.read(&mut magic[count..])? {
+            0 => break,
+            n => count += n,
+        }
+    }
+    if &magic == b"PAR1" {
+        return Ok(Format::Parquet);
+    }
+    Ok(format_by_name(path).unwrap_or(if magic[0] == b'{' { Format::Jsonl } else { Format::Text }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_walked_in_name_order_and_files_taken_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "{}\n").unwrap();
+        };
+        ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"].map(put);
+        let root = dir.path().to_str().unwrap().to_owned();
+        let inputs = [format!("{root}/b.jsonl"), root.clone()];
+        let sources = discover(&inputs, &Options::default()).unwrap();
+        let names: Vec<Vec<String>> = sources
+            .iter()
+            .map(|s| s.files().iter().map(|f| f.name().replace(&root, "")).collect())
+            .collect();
+        assert_eq!(names, [vec!["/b.jsonl"], vec!["/a/y.md", "/a/z.txt"], vec!["/d.jsonl.zst"]]);
+        assert!(matches!(&sources[1], Source::Texts(_)));
+    }
+
+    #[test]
+    fn an_input_that_names_nothing_is_an_error() {
+        let missing = ["/no/such/file.jsonl".to_owned()];
+        assert!(matches!(discover(&missing, &Options::default()), Err(Error::NoInput { .. })));
+        let dir = tempfile::tempdir().unwrap();
+        let empty = [dir.path().to_str().unwrap().to_owned()];
+        assert!(matches!(discover(&empty, &Options::default()), Err(Error::NothingToRead { .. })));
+    }
+}

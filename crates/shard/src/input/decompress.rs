@@ -1,0 +1,76 @@
+//! A file as a stream of plain bytes, whatever its compression; counts what it took from the file.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::InputFile;
+use crate::{Error, Result};
+
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Opens `file` and undoes its compression, told by the first bytes. `taken` counts file bytes.
+pub(super) fn open(file: &InputFile, taken: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
+    let wrap = |e| Error::from(forebay_store::Error::io("open", &file.path, e));
+    let raw: Box<dyn Read + Send> = if file.is_stdin() {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(&file.path).map_err(wrap)?)
+    };
+    let counted = Counted { inner: raw, taken: Arc::clone(taken) };
+    let mut buffered = BufReader::with_capacity(BUFFER_BYTES, counted);
+    let magic = buffered.fill_buf().map_err(wrap)?;
+    Ok(match magic {
+        // Members after the first are read too: parallel compressors write many.
+        [0x1f, 0x8b, ..] => Box::new(Members::new(buffered)),
+        // Any number of frames, skippable ones included.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(buffered).map_err(wrap)?)
+        }
+        _ => Box::new(buffered),
+    })
+}
+
+/// Gzip members one after another; zero padding after the last is no error, as for gzip(1).
+struct Members<R: BufRead>(Option<flate2::bufread::GzDecoder<R>>);
+
+impl<R: BufRead> Members<R> {
+    fn new(reader: R) -> Self {
+        Self(Some(flate2::bufread::GzDecoder::new(reader)))
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(decoder) = &mut self.0 {
+            let count = decoder.read(buf)?;
+            if count > 0 || buf.is_empty() {
+                return Ok(count);
+            }
+            let Some(member) = self.0.take() else { break };
+            let mut reader = member.into_inner();
+            while let Some(&byte) = reader.fill_buf()?.first() {
+                if byte != 0 {
+                    self.0 = Some(flate2::bufread::GzDecoder::new(reader));
+                    break;
+                }
+                reader.consume(1);
+            }
+        }
+        Ok(0)
+    }
+}
+
+struct Counted<R> {
+    inner: R,
+    taken: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buf)?;
+        self.taken.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}

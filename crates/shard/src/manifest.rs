@@ -1,0 +1,193 @@
+//! `manifest.json`: the commit point of a dataset, and all that is known about it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Its name in the dataset directory.
+pub const FILE: &str = "manifest.json";
+/// Name of the document index.
+pub const INDEX: &str = "documents.idx";
+/// Name of the copy of a tokenizer that is not built in.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Directory of what was left out.
+pub const REMOVED: &str = "removed";
+/// Of the whole on-disk format; readers refuse a newer one.
+pub const VERSION: u32 = 1;
+
+/// A dataset in words and numbers. Equal inputs and options give equal bytes: no clock, no paths
+/// of the machine beyond the inputs as they were named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Always `forebay`.
+    pub format: String,
+    /// [`VERSION`] of the writer.
+    pub version: u32,
+    /// Program and version that wrote it.
+    pub created_by: String,
+    /// Documents in all shards.
+    pub documents: u64,
+    /// Tokens in all shards, EOS included; `None` without a tokenizer.
+    pub tokens: Option<u64>,
+    /// Bytes of UTF-8 text that went into the shards.
+    pub text_bytes: u64,
+    /// In order; document numbers run through them.
+    pub shards: Vec<ShardEntry>,
+    /// Of [`INDEX`]; `None` without tokens.
+    pub index: Option<FileEntry>,
+    /// Files in [`REMOVED`].
+    pub removed: Vec<FileEntry>,
+    /// Which tokenizer made the ids.
+    pub tokenizer: Option<TokenizerEntry>,
+    /// What was done, and to what.
+    pub lineage: Lineage,
+    /// How many documents each step saw and dropped.
+    pub counts: Counts,
+}
+
+/// One shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// Name in the dataset directory.
+    pub file: String,
+    /// Rows.
+    pub documents: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Bytes of UTF-8 text behind the rows.
+    pub text_bytes: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Of the whole file, in hex.
+    pub blake3: String,
+}
+
+/// One other file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path relative to the dataset directory.
+    pub file: String,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Of the whole file, in hex.
+    pub blake3: String,
+}
+
+/// What must be equal for ids to be equal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizerEntry {
+    /// A built-in name, or [`TOKENIZER`].
+    pub name: String,
+    /// blake3 of its vocabulary file, in hex.
+    pub blake3: String,
+    /// Ids run below this.
+    pub vocab_size: u64,
+    /// Appended to every document.
+    pub eos: Option<Eos>,
+    /// `parse`: special tokens written in a text become special ids; `text`: they stay text.
+    pub special_tokens: String,
+    /// Encoder that was used, with its version.
+    pub engine: String,
+    /// Version of the Unicode tables that the split into pre-tokens uses.
+    pub unicode: String,
+}
+
+/// The end-of-document token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Eos {
+    /// As it is written.
+    pub token: String,
+    /// As it is stored.
+    pub id: u32,
+}
+
+/// How the dataset came to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// `prep`, `dedup` or `tokenize`.
+    pub stage: String,
+    /// Inputs as they were named.
+    pub inputs: Vec<String>,
+    /// Files they stood for.
+    pub input_files: u64,
+    /// Their size.
+    pub input_bytes: u64,
+    /// blake3 over names, sizes and times of the input files and over the options, in hex.
+    pub fingerprint: String,
+    /// Every option that the output depends on.
+    pub options: serde_json::Value,
+    /// blake3 of the manifests of input datasets.
+    pub parents: Vec<String>,
+}
+
+/// Documents seen and dropped.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Documents read.
+    pub read: u64,
+    /// Their text.
+    pub read_bytes: u64,
+    /// Records that are no documents, by reason.
+    pub skipped: std::collections::BTreeMap<String, u64>,
+    /// Documents in which U+FFFD stands for bytes that were not UTF-8.
+    pub replaced: u64,
+    /// Documents without any text.
+    pub empty: u64,
+    /// Dropped because an equal one stays.
+    pub exact: u64,
+    /// Dropped because a similar one stays.
+    pub fuzzy: u64,
+    /// Clusters of two and more.
+    pub clusters: u64,
+    /// Documents in the largest of them.
+    pub largest_cluster: u64,
+}
+
+impl Manifest {
+    /// Reads and checks the manifest of `directory`.
+    ///
+    /// # Errors
+    /// [`Error::NotADataset`] if there is none, [`Error::Corrupt`] if it cannot be understood.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(FILE);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotADataset { path: directory.to_path_buf() });
+            }
+            Err(e) => return Err(forebay_store::Error::io("read", &path, e).into()),
+        };
+        let value: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::corrupt(&path, "manifest", "JSON", e))?;
+        if value["format"] != "forebay" {
+            return Err(Error::corrupt(&path, "format", "forebay", &value["format"]));
+        }
+        if value["version"].as_u64().is_none_or(|version| version > u64::from(VERSION)) {
+            let expected = format!("at most {VERSION}");
+            return Err(Error::corrupt(&path, "format version", expected, &value["version"]));
+        }
+        serde_json::from_value(value)
+            .map_err(|e| Error::corrupt(&path, "manifest", "the fields of version 1", e))
+    }
+
+    /// The bytes to publish.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+impl FileEntry {
+    /// Describes a finished file of the dataset `directory`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn of(directory: &Path, file: &str) -> Result<Self> {
+        let map = forebay_store::Map::open(&directory.join(file))?;
+        let blake3 = blake3::hash(&map).to_hex().to_string();
+        Ok(Self { file: file.to_owned(), bytes: map.len() as u64, blake3 })
+    }
+}

@@ -1,0 +1,133 @@
+//! `removed/`: a row for every document or record that was left out.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float32Builder, StringBuilder, UInt64Builder};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use forebay_store::NewFile;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::Result;
+use crate::writer::parquet_error;
+
+const BATCH_ROWS: usize = 8192;
+
+/// One row.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Removed<'a> {
+    /// Of the document; of a record without one, [`crate::stable_id`].
+    pub id: &'a str,
+    /// Where it came from.
+    pub source: &'a str,
+    /// `exact`, `fuzzy`, `empty`, or a [`crate::Reason`].
+    pub reason: &'a str,
+    /// Id of the document that stays in its place; it is in the dataset.
+    pub survivor: Option<&'a str>,
+    /// Number of the cluster that both belong to.
+    pub cluster: Option<u64>,
+    /// Similarity to the survivor: 1 for exact ones, estimated from the signatures otherwise.
+    pub jaccard: Option<f32>,
+    /// What was expected and found, for bad records.
+    pub detail: Option<&'a str>,
+}
+
+/// Writes `removed/*.parquet`.
+pub struct RemovedWriter {
+    file: NewFile,
+    writer: ArrowWriter<std::fs::File>,
+    schema: Arc<Schema>,
+    id: StringBuilder,
+    source: StringBuilder,
+    reason: StringBuilder,
+    survivor: StringBuilder,
+    cluster: UInt64Builder,
+    jaccard: Float32Builder,
+    detail: StringBuilder,
+    pending: usize,
+}
+
+impl RemovedWriter {
+    /// Starts a file that gets its name `path` at [`RemovedWriter::finish`].
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create(path: &Path) -> Result<Self> {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Utf8, false),
+            Field::new("source", DataType::Utf8, false),
+            Field::new("reason", DataType::Utf8, false),
+            Field::new("survivor", DataType::Utf8, true),
+            Field::new("cluster", DataType::UInt64, true),
+            Field::new("jaccard", DataType::Float32, true),
+            Field::new("detail", DataType::Utf8, true),
+        ]));
+        let properties = WriterProperties::builder()
+            .set_created_by(crate::writer::CREATED_BY.into())
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .build();
+        let file = NewFile::create(path)?;
+        let writer = ArrowWriter::try_new(file.handle()?, Arc::clone(&schema), Some(properties))
+            .map_err(|e| parquet_error(path, e))?;
+        Ok(Self {
+            file,
+            writer,
+            schema,
+            id: StringBuilder::new(),
+            source: StringBuilder::new(),
+            reason: StringBuilder::new(),
+            survivor: StringBuilder::new(),
+            cluster: UInt64Builder::new(),
+            jaccard: Float32Builder::new(),
+            detail: StringBuilder::new(),
+            pending: 0,
+        })
+    }
+
+    /// Appends one row.
+    ///
+    /// # Errors
+    /// If the storage refuses.
+    pub fn push(&mut self, removed: &Removed<'_>) -> Result<()> {
+        self.id.append_value(removed.id);
+        self.source.append_value(removed.source);
+        self.reason.append_value(removed.reason);
+        self.survivor.append_option(removed.survivor);
+        self.cluster.append_option(removed.cluster);
+        self.jaccard.append_option(removed.jaccard);
+        self.detail.append_option(removed.detail);
+        self.pending += 1;
+        if self.pending == BATCH_ROWS { self.flush() } else { Ok(()) }
+    }
+
+    /// Publishes the file.
+    ///
+    /// # Errors
+    /// If the storage refuses.
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        self.writer.close().map_err(|e| parquet_error(self.file.target(), e))?;
+        self.file.publish()?;
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.id.finish()),
+            Arc::new(self.source.finish()),
+            Arc::new(self.reason.finish()),
+            Arc::new(self.survivor.finish()),
+            Arc::new(self.cluster.finish()),
+            Arc::new(self.jaccard.finish()),
+            Arc::new(self.detail.finish()),
+        ];
+        self.pending = 0;
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .map_err(parquet::errors::ParquetError::from)
+            .and_then(|batch| self.writer.write(&batch))
+            .map_err(|e| parquet_error(self.file.target(), e))
+    }
+}

@@ -1,0 +1,272 @@
+//! Checks a dataset against itself: every hash, every count, every index entry.
+
+use std::fs::File;
+use std::path::Path;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::UInt32Type;
+use forebay_store::Map;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::Serialize;
+
+use crate::dataset::Dataset;
+use crate::index::{BLOCK_BYTES, Entry, Index};
+use crate::manifest::{self, FileEntry, Manifest, ShardEntry};
+use crate::{Error, Result};
+
+/// Something that is not as it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// File of the dataset.
+    pub file: String,
+    /// What and where in the file; expected and found.
+    pub what: String,
+}
+
+/// What was checked, and what is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Files read whole.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Documents whose tokens were compared with the index.
+    pub documents: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Empty if all is well.
+    pub problems: Vec<Problem>,
+}
+
+/// Reads everything in the dataset `directory` and compares it with manifest and index.
+///
+/// `progress` is told the bytes done. Cost: every byte is hashed twice (file, blocks) and the
+/// token column decoded once.
+///
+/// # Errors
+/// Only if there is no readable manifest; whatever else is wrong is a [`Problem`].
+pub fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Verified> {
+    let dataset = Dataset::open(directory)?;
+    let manifest = dataset.manifest();
+    let mut out = Verified::default();
+
+    for entry in manifest.index.iter().chain(&manifest.removed) {
+        out.file(directory, entry);
+        progress(out.bytes);
+    }
+    if let Some(tokenizer) = manifest.tokenizer.as_ref().filter(|t| t.name == manifest::TOKENIZER) {
+        out.tokenizer(directory, &tokenizer.blake3);
+    }
+    let index = match dataset.index() {
+        Ok(index) => Some(index),
+        Err(Error::Lacks { .. }) => None,
+        Err(error) => {
+            out.problem(manifest::INDEX, error.to_string());
+            None
+        }
+    };
+    out.counts(manifest);
+    let mut first = 0;
+    let mut token_start = 0;
+    for (number, shard) in manifest.shards.iter().enumerate() {
+        let entries = index.as_ref().map(|index| {
+            let all = index.entries();
+            let first = first.min(all.len());
+            let end = first + usize::try_from(shard.documents).unwrap_or(0).min(all.len() - first);
+            &all[first..end]
+        });
+        first += usize::try_from(shard.documents).unwrap_or(0);
+        out.shard(directory, shard, number, index.as_ref(), entries, &mut token_start);
+        progress(out.bytes);
+    }
+    out.strangers(directory, manifest);
+    Ok(out)
+}
+
+impl Verified {
+    fn problem(&mut self, file: &str, what: impl Into<String>) {
+        self.problems.push(Problem { file: file.to_owned(), what: what.into() });
+    }
+
+    /// Hashes a file; `None` if it cannot be read.
+    fn file(&mut self, directory: &Path, entry: &FileEntry) -> Option<Map> {
+        let map = match Map::open(&directory.join(&entry.file)) {
+            Ok(map) => map,
+            Err(error) => {
+                self.problem(&entry.file, error.to_string());
+                return None;
+            }
+        };
+        self.files += 1;
+        self.bytes += map.len() as u64;
+        if map.len() as u64 != entry.bytes {
+            self.problem(
+                &entry.file,
+                format!("expected {} bytes, found {}", entry.bytes, map.len()),
+            );
+        }
+        let found = blake3::hash(&map).to_hex();
+        if found.as_str() != entry.blake3 {
+            self.problem(&entry.file, format!("expected blake3 {}, found {found}", entry.blake3));
+        }
+        Some(map)
+    }
+
+    fn tokenizer(&mut self, directory: &Path, expected: &str) {
+        match std::fs::read(directory.join(manifest::TOKENIZER)) {
+            Err(error) => self.problem(manifest::TOKENIZER, format!("cannot read: {error}")),
+            Ok(bytes) => {
+                let found = blake3::hash(&bytes).to_hex();
+                if found.as_str() != expected {
+                    let what = format!("expected blake3 {expected}, found {found}");
+                    self.problem(manifest::TOKENIZER, what);
+                }
+            }
+        }
+    }
+
+    fn counts(&mut self, manifest: &Manifest) {
+        let sum = |of: fn(&ShardEntry) -> u64| manifest.shards.iter().map(of).sum::<u64>();
+        let (documents, tokens) = (sum(|s| s.documents), sum(|s| s.tokens));
+        if documents != manifest.documents {
+            let expected = manifest.documents;
+            self.problem(
+                manifest::FILE,
+                format!("{expected} documents, its shards have {documents}"),
+            );
+        }
+        if manifest.tokens.is_some_and(|expected| expected != tokens) {
+            let expected = manifest.tokens.unwrap_or(0);
+            self.problem(manifest::FILE, format!("{expected} tokens, its shards have {tokens}"));
+        }
+    }
+
+    fn shard(
+        &mut self,
+        directory: &Path,
+        shard: &ShardEntry,
+        number: usize,
+        index: Option<&Index>,
+        entries: Option<&[Entry]>,
+        token_start: &mut u64,
+    ) {
+        let file = &shard.file;
+        let entry =
+            FileEntry { file: file.clone(), bytes: shard.bytes, blake3: shard.blake3.clone() };
+        let before = self.problems.len();
+        let Some(map) = self.file(directory, &entry) else { return };
+        if let Some(index) = index {
+            let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+            let blocks = index.blocks(u32::try_from(number).unwrap_or(u32::MAX));
+            let expected = map.len().div_ceil(block_bytes);
+            if blocks.len() != expected {
+                let found = blocks.len();
+                self.problem(
+                    manifest::INDEX,
+                    format!("{file}: expected {expected} blocks, found {found}"),
+                );
+            }
+            for (at, (block, expected)) in map.chunks(block_bytes).zip(blocks).enumerate() {
+                if blake3::hash(block).as_bytes() != expected {
+                    let (from, to) = (at * block_bytes, at * block_bytes + block.len());
+                    self.problem(
+                        file,
+                        format!("block {at}, bytes {from} to {to}, has another hash"),
+                    );
+                }
+            }
+        }
+        match rows(&directory.join(file), entries, number, &map, token_start) {
+            Ok((documents, tokens)) => {
+                self.documents += documents;
+                self.tokens += tokens;
+                if documents != shard.documents {
+                    let expected = shard.documents;
+                    self.problem(file, format!("expected {expected} rows, found {documents}"));
+                }
+                if tokens != shard.tokens {
+                    let expected = shard.tokens;
+                    self.problem(file, format!("expected {expected} tokens, found {tokens}"));
+                }
+            }
+            // A file with a wrong hash need not decode; its hash was reported.
+            Err(_) if self.problems.len() > before => {}
+            Err(what) => self.problem(file, what),
+        }
+    }
+
+    /// Shards that the manifest does not name: nobody reads them, but nobody should have to guess.
+    fn strangers(&mut self, directory: &Path, manifest: &Manifest) {
+        let Ok(entries) = std::fs::read_dir(directory) else { return };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| name.starts_with("shard-"))
+            .filter(|name| manifest.shards.iter().all(|shard| shard.file != *name))
+            .collect();
+        names.sort();
+        for name in names {
+            self.problem(&name, "not in the manifest");
+        }
+    }
+}
+
+/// Decodes the shard's tokens and compares them with the bytes that the index points to.
+fn rows(
+    path: &Path,
+    entries: Option<&[Entry]>,
+    number: usize,
+    map: &[u8],
+    token_start: &mut u64,
+) -> std::result::Result<(u64, u64), String> {
+    let broken = |error: parquet::errors::ParquetError| format!("cannot be decoded: {error}");
+    let file = File::open(path).map_err(|error| format!("cannot open: {error}"))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(broken)?;
+    let Some(entries) = entries else {
+        return Ok((builder.metadata().file_metadata().num_rows().unsigned_abs(), 0));
+    };
+    let column = builder
+        .schema()
+        .index_of("tokens")
+        .map_err(|_| "expected a column `tokens`, found none".to_owned())?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
+    let reader = builder.with_projection(mask).with_batch_size(256).build().map_err(broken)?;
+    let (mut row, mut tokens) = (0, 0);
+    for batch in reader {
+        let batch = batch.map_err(|error| format!("cannot be decoded: {error}"))?;
+        let lists = batch
+            .column(0)
+            .as_list_opt::<i32>()
+            .ok_or_else(|| "expected `tokens` to be a list".to_owned())?;
+        for at in 0..lists.len() {
+            let values = lists.value(at);
+            let values = values
+                .as_primitive_opt::<UInt32Type>()
+                .ok_or_else(|| "expected `tokens` to be a list of u32".to_owned())?
+                .values();
+            let entry = entries.get(row).ok_or_else(|| format!("row {row}: not in the index"))?;
+            let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
+            let bytes: &[u8] = bytemuck::cast_slice(values);
+            if entry.shard as usize != number
+                || entry.token_start != *token_start
+                || entry.tokens as usize != values.len()
+                || map.get(start..start.saturating_add(bytes.len())) != Some(bytes)
+            {
+                return Err(format!(
+                    "row {row}: expected {} tokens at byte {} (index), found {} others",
+                    entry.tokens,
+                    entry.offset,
+                    values.len()
+                ));
+            }
+            *token_start += values.len() as u64;
+            tokens += values.len() as u64;
+            row += 1;
+        }
+    }
+    if row != entries.len() {
+        return Err(format!("expected {} rows (index), found {row}", entries.len()));
+    }
+    Ok((row as u64, tokens))
+}

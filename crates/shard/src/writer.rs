@@ -1,0 +1,315 @@
+//! A shard: one Parquet file, written so that training can read tokens without decoding it.
+//!
+//! In the column `tokens` a data page is `header | repetition levels | definition levels | values`,
+//! PLAIN and uncompressed, and pages start at row borders. So the values of a page are its last
+//! `4 × tokens` bytes, document after document: the page's place, from the offset index, and the
+//! lengths of its rows give the byte offset of every document. [`ShardWriter::finish`] reads the
+//! file back and refuses to hand it out if one document is not where that says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, ListArray, StringArray, UInt32Array};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use forebay_store::{Map, NewFile};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::index::{BLOCK_BYTES, ShardIndex};
+use crate::strings::Strings;
+use crate::{Error, Result};
+
+/// Stands in every Parquet file; fixed, so that equal content gives equal bytes.
+pub(crate) const CREATED_BY: &str = concat!("forebay ", env!("CARGO_PKG_VERSION"));
+
+const ROW_GROUP_BYTES: u64 = 64 << 20;
+/// What is handed to the encoder at once. Page borders follow from it, so it depends on the
+/// documents alone, never on how they arrive.
+const BATCH_ROWS: usize = 1024;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Which columns follow `id` and `source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// `tokens: list<u32 not null> not null`
+    pub tokens: bool,
+    /// `text: string not null`
+    pub text: bool,
+}
+
+/// One document of a shard.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Where it came from.
+    pub source: &'a str,
+    /// Its tokens, EOS included; empty in a shard without tokens.
+    pub tokens: &'a [u32],
+    /// Its text; stored if the shard has the column, counted in any case.
+    pub text: &'a str,
+}
+
+/// A shard, written and checked, not yet published.
+#[derive(Debug)]
+pub struct Shard {
+    /// Rows.
+    pub documents: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Bytes of text behind the rows.
+    pub text_bytes: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// Of the whole file, in hex.
+    pub blake3: String,
+    /// Its part of the document index.
+    pub index: ShardIndex,
+    /// To be published by the caller.
+    pub file: NewFile,
+}
+
+/// Writes one shard, row by row.
+pub struct ShardWriter {
+    file: NewFile,
+    writer: ArrowWriter<std::fs::File>,
+    schema: Arc<Schema>,
+    columns: Columns,
+    pending: Pending,
+    /// Bytes of tokens and text in the open row group.
+    group_bytes: u64,
+    text_bytes: u64,
+    /// Tokens and their hash, of every row, to check what was written.
+    rows: Vec<(u32, u64)>,
+}
+
+#[derive(Default)]
+struct Pending {
+    ids: Strings,
+    sources: Strings,
+    texts: Strings,
+    tokens: Vec<u32>,
+    lengths: Vec<usize>,
+}
+
+impl ShardWriter {
+    /// Starts a file that gets its name `path` when the caller publishes it.
+    ///
+    /// # Errors
+    /// If it cannot be created.
+    pub fn create(path: &Path, columns: Columns) -> Result<Self> {
+        let schema = Arc::new(schema(columns));
+        let file = NewFile::create(path)?;
+        let writer = ArrowWriter::try_new(file.handle()?, Arc::clone(&schema), Some(properties()))
+            .map_err(|e| parquet_error(path, e))?;
+        let (pending, rows) = (Pending::default(), Vec::new());
+        Ok(Self { file, writer, schema, columns, pending, group_bytes: 0, text_bytes: 0, rows })
+    }
+
+    /// Appends one document.
+    ///
+    /// # Errors
+    /// If the storage refuses, or if a document has 2³¹ tokens or more.
+    pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
+        let pending = &mut self.pending;
+        pending.ids.push(row.id);
+        pending.sources.push(row.source);
+        if self.columns.tokens {
+            pending.tokens.extend_from_slice(row.tokens);
+            pending.lengths.push(row.tokens.len());
+        }
+        if self.columns.text {
+            pending.texts.push(row.text);
+        }
+        let tokens = u32::try_from(row.tokens.len())
+            .map_err(|_| Error::file(self.file.target(), "a document is too long"))?;
+        self.rows.push((tokens, xxh3_64(bytemuck::cast_slice(row.tokens))));
+        self.text_bytes += row.text.len() as u64;
+        self.group_bytes += 4 * u64::from(tokens);
+        if self.columns.text {
+            self.group_bytes += row.text.len() as u64;
+        }
+
+        let group_full = self.group_bytes >= ROW_GROUP_BYTES;
+        if group_full
+            || self.pending.ids.len() >= BATCH_ROWS
+            || 4 * self.pending.tokens.len() + self.pending.texts.bytes() >= BATCH_BYTES
+        {
+            self.encode()?;
+        }
+        if group_full {
+            self.group_bytes = 0;
+            let flushed = self.writer.flush();
+            flushed.map_err(|e| parquet_error(self.file.target(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Completes the file, reads it back, checks the place of every document and hashes it all.
+    ///
+    /// Cost: one pass over the file, from the page cache.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the tokens of a document are not whole, plain and in place.
+    pub fn finish(mut self) -> Result<Shard> {
+        self.encode()?;
+        let file = self.file;
+        let path = file.target().to_path_buf();
+        let metadata = self.writer.close().map_err(|e| parquet_error(&path, e))?;
+
+        let bytes = Map::open(file.temporary())?;
+        let mut documents = Vec::new();
+        if self.columns.tokens {
+            documents = token_offsets(&path, &metadata, &self.rows)?;
+            check_tokens(&path, &bytes, &documents, &self.rows)?;
+        }
+        let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        let blocks = bytes.chunks(block_bytes).map(|b| *blake3::hash(b).as_bytes()).collect();
+        Ok(Shard {
+            documents: self.rows.len() as u64,
+            tokens: self.rows.iter().map(|&(tokens, _)| u64::from(tokens)).sum(),
+            text_bytes: self.text_bytes,
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+            index: ShardIndex { documents, blocks },
+            file,
+        })
+    }
+
+    fn encode(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.ids.is_empty() {
+            return Ok(());
+        }
+        let mut columns: Vec<ArrayRef> = vec![strings(&pending.ids), strings(&pending.sources)];
+        if self.columns.tokens {
+            let offsets = OffsetBuffer::from_lengths(pending.lengths);
+            let values = Arc::new(UInt32Array::from(pending.tokens));
+            columns.push(Arc::new(ListArray::new(element(), offsets, values, None)));
+        }
+        if self.columns.text {
+            columns.push(strings(&pending.texts));
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .map_err(ParquetError::from)
+            .and_then(|batch| self.writer.write(&batch))
+            .map_err(|e| parquet_error(self.file.target(), e))
+    }
+}
+
+fn strings(strings: &Strings) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(strings.iter()))
+}
+
+fn element() -> Arc<Field> {
+    Arc::new(Field::new("element", DataType::UInt32, false))
+}
+
+fn schema(columns: Columns) -> Schema {
+    let mut fields =
+        vec![Field::new("id", DataType::Utf8, false), Field::new("source", DataType::Utf8, false)];
+    if columns.tokens {
+        fields.push(Field::new("tokens", DataType::List(element()), false));
+    }
+    if columns.text {
+        fields.push(Field::new("text", DataType::Utf8, false));
+    }
+    Schema::new(fields)
+}
+
+fn properties() -> WriterProperties {
+    let tokens = ColumnPath::from(vec!["tokens".to_owned(), "list".into(), "element".into()]);
+    WriterProperties::builder()
+        .set_created_by(CREATED_BY.into())
+        .set_max_row_group_row_count(None)
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_dictionary_enabled(ColumnPath::from("id"), false)
+        .set_column_dictionary_enabled(ColumnPath::from("text"), false)
+        .set_column_dictionary_enabled(tokens.clone(), false)
+        .set_column_encoding(tokens.clone(), Encoding::PLAIN)
+        .set_column_compression(tokens, Compression::UNCOMPRESSED)
+        .build()
+}
+
+/// Byte offset and tokens of every row, from the places of the pages.
+fn token_offsets(
+    path: &Path,
+    metadata: &ParquetMetaData,
+    rows: &[(u32, u64)],
+) -> Result<Vec<(u64, u32)>> {
+    const LEAF: usize = 2;
+    let broken = |expected: &str, found: String| {
+        Error::corrupt(path, "layout of the column tokens", expected, found)
+    };
+    let index = metadata.offset_index().ok_or_else(|| broken("an offset index", "none".into()))?;
+    let mut offsets = Vec::with_capacity(rows.len());
+    for (group, pages) in metadata.row_groups().iter().zip(index) {
+        let column = group.column(LEAF);
+        if column.compression() != Compression::UNCOMPRESSED {
+            return Err(broken("no compression", column.compression().to_string()));
+        }
+        if column.dictionary_page_offset().is_some() {
+            return Err(broken("no dictionary", "one".into()));
+        }
+        let first = offsets.len();
+        let group_rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
+        let pages = pages[LEAF].page_locations();
+        for (number, page) in pages.iter().enumerate() {
+            let row = |at: i64| first + usize::try_from(at).unwrap_or(usize::MAX);
+            let end = pages.get(number + 1).map_or(first + group_rows, |p| row(p.first_row_index));
+            let rows = rows.get(row(page.first_row_index)..end);
+            let rows = rows.ok_or_else(|| broken("pages in row order", "others".into()))?;
+            let tokens: u64 = rows.iter().map(|&(tokens, _)| u64::from(tokens)).sum();
+            let page_end =
+                page.offset.unsigned_abs() + u64::from(page.compressed_page_size.unsigned_abs());
+            let mut offset = page_end
+                .checked_sub(4 * tokens)
+                .ok_or_else(|| broken("4 bytes a token", "less".into()))?;
+            for &(tokens, _) in rows {
+                offsets.push((offset, tokens));
+                offset += 4 * u64::from(tokens);
+            }
+        }
+    }
+    if offsets.len() != rows.len() {
+        return Err(broken(&format!("{} rows", rows.len()), format!("{} rows", offsets.len())));
+    }
+    Ok(offsets)
+}
+
+fn check_tokens(
+    path: &Path,
+    bytes: &[u8],
+    documents: &[(u64, u32)],
+    rows: &[(u32, u64)],
+) -> Result<()> {
+    for (row, (&(offset, tokens), &(_, hash))) in documents.iter().zip(rows).enumerate() {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let found = bytes.get(start..start.saturating_add(4 * tokens as usize)).map(xxh3_64);
+        if found != Some(hash) {
+            let what = format!("tokens of row {row} at byte {offset}");
+            let found = found.map_or("the end of the file".into(), |found| format!("{found:016x}"));
+            return Err(Error::corrupt(path, what, format!("{hash:016x}"), found));
+        }
+    }
+    Ok(())
+}
+
+/// A full disk under the Parquet writer is a storage error, not a Parquet error.
+pub(crate) fn parquet_error(path: &Path, error: ParquetError) -> Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(source) => forebay_store::Error::io("write", path, *source).into(),
+            Err(other) => Error::file(path, other),
+        },
+        other => Error::file(path, other),
+    }
+}

@@ -1,0 +1,70 @@
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// One immutable object, read by position.
+///
+/// Shared freely between threads: there is no cursor. How many reads run at once is the
+/// queue depth.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    file: std::fs::File,
+    size: u64,
+}
+
+impl File {
+    /// Opens `path` for reading and takes its size.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is missing, unreadable or a directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = std::fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("stat", path, e))?;
+        if metadata.is_dir() {
+            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(Error::io("open", path, source));
+        }
+        Ok(Self { path: path.to_path_buf(), file, size: metadata.len() })
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Fills all of `buf` from byte `offset`; there is no short read.
+    ///
+    /// # Errors
+    /// [`Error::PastEnd`] if the range passes the end, [`Error::Io`] with the offset otherwise.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buf, offset).map_err(|source| {
+            if source.kind() == std::io::ErrorKind::UnexpectedEof {
+                let size = self.file.metadata().map_or(self.size, |m| m.len());
+                let wanted = buf.len() as u64;
+                return Error::PastEnd { path: self.path.clone(), size, offset, wanted };
+            }
+            Error::Io { action: "read", path: self.path.clone(), offset: Some(offset), source }
+        })
+    }
+
+    /// The bytes of a range, in a new buffer.
+    ///
+    /// # Errors
+    /// As [`File::read_at`].
+    pub fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        if offset.saturating_add(length as u64) > self.size {
+            let (path, size) = (self.path.clone(), self.size);
+            return Err(Error::PastEnd { path, size, offset, wanted: length as u64 });
+        }
+        let mut bytes = vec![0; length];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes)
+    }
+}
