@@ -1,1 +1,14 @@
+//! Forebay from outside: the binary on real data, wrong input and sudden death.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
+
+mod bad_input;
+mod dedup;
+mod inspect;
+mod layers;
+mod load;
+mod prep;
+mod resume;
+mod support;
+mod tokenize;
+mod verify;

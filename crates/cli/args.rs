@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use forebay_pipeline::{Execution, Finished, Options, Steps};
 use forebay_shard::input;
 use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy};
@@ -129,14 +129,14 @@ pub struct Output {
 #[command(next_help_heading = "Dedup")]
 pub struct DedupArgs {
     /// Words in a shingle
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    pub ngram: usize,
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u16).range(1..=100))]
+    pub ngram: u16,
     /// LSH bands; more of them find more pairs
-    #[arg(long, default_value_t = 14, value_name = "B")]
-    pub bands: usize,
+    #[arg(long, default_value_t = 14, value_name = "B", value_parser = value_parser!(u16).range(1..=512))]
+    pub bands: u16,
     /// Rows of a band; more of them find fewer pairs
-    #[arg(long, default_value_t = 8, value_name = "R")]
-    pub rows: usize,
+    #[arg(long, default_value_t = 8, value_name = "R", value_parser = value_parser!(u16).range(1..=64))]
+    pub rows: u16,
     /// Which document of a cluster stays
     #[arg(long, default_value = "longest")]
     pub keep: Keep,
@@ -155,20 +155,8 @@ pub enum Keep {
 }
 
 impl DedupArgs {
-    pub fn check(&self) -> anyhow::Result<()> {
-        let rows = self.bands.saturating_mul(self.rows);
-        anyhow::ensure!(
-            self.ngram > 0 && (1..=4096).contains(&rows),
-            "--ngram {} --bands {} --rows {}: expected at least 1 each and at most 4096 rows in all",
-            self.ngram,
-            self.bands,
-            self.rows
-        );
-        Ok(())
-    }
-
     pub fn fuzzy(&self) -> Option<Fuzzy> {
-        let Self { ngram, bands, rows, .. } = *self;
+        let [ngram, bands, rows] = [self.ngram, self.bands, self.rows].map(usize::from);
         (!self.no_fuzzy).then_some(Fuzzy { ngram, bands, rows })
     }
 

@@ -20,7 +20,6 @@ pub struct Dedup {
 
 impl Dedup {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        self.dedup.check()?;
         let steps = Steps {
             exact: !self.dedup.no_exact,
             fuzzy: self.dedup.fuzzy(),

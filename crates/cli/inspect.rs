@@ -38,7 +38,7 @@ impl Inspect {
         let tokens =
             manifest.tokens.map_or(String::new(), |t| format!("{} tokens, ", format::count(t)));
         report.line(format!(
-            "{}: {} documents, {tokens}{} of text; {} shards, {}",
+            "{}: {} documents, {tokens}{} of text; shards: {}, {}",
             self.path.display(),
             format::count(manifest.documents),
             format::bytes(manifest.text_bytes),

@@ -32,7 +32,6 @@ pub struct Prep {
 
 impl Prep {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        self.dedup.check()?;
         let vocabulary = self.tokenize.vocabulary()?;
         let steps = Steps {
             exact: !self.dedup.no_exact,

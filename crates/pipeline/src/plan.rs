@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use forebay_shard::input::{self, Source};
+use forebay_shard::input::{self, OnError, Source};
 use forebay_transform::dedup::{Fuzzy, Keep};
 use forebay_transform::tokenize;
 use serde::{Deserialize, Serialize};
@@ -99,17 +99,36 @@ impl Plan {
         blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
     }
 
-    /// What `other` was asked to do differently.
-    pub(crate) fn difference(&self, other: &Self) -> Option<&'static str> {
-        if self.version != other.version {
+    /// What keeps this run from going on where `earlier` stopped.
+    ///
+    /// Only what is done already binds: the tokenizer and the form of the shards are free until
+    /// there is a shard, and what happens to bad records is free while they stop the run, since
+    /// then there were none in what was read.
+    pub(crate) fn difference(&self, earlier: &Self, shards: bool) -> Option<&'static str> {
+        let mut comparable = self.clone();
+        let (mine, theirs) = (&mut comparable.options, &earlier.options);
+        if !shards {
+            mine.keep_text = theirs.keep_text;
+            mine.shard_bytes = theirs.shard_bytes;
+            mine.steps.tokenize.clone_from(&theirs.steps.tokenize);
+            comparable.tokenizer.clone_from(&earlier.tokenizer);
+        }
+        if theirs.input.on_error == OnError::Fail
+            && mine.input.max_record_bytes >= theirs.input.max_record_bytes
+        {
+            mine.input.on_error = theirs.input.on_error;
+            mine.input.invalid_utf8 = theirs.input.invalid_utf8;
+            mine.input.max_record_bytes = theirs.input.max_record_bytes;
+        }
+        if self.version != earlier.version {
             Some("forebay version")
-        } else if self.stage != other.stage {
+        } else if self.stage != earlier.stage {
             Some("verb")
-        } else if self.sources != other.sources {
+        } else if self.sources != earlier.sources {
             Some("inputs (or an input has changed since)")
-        } else if self.options != other.options {
+        } else if comparable.options != earlier.options {
             Some("options")
-        } else if self.tokenizer != other.tokenizer {
+        } else if comparable.tokenizer != earlier.tokenizer {
             Some("tokenizer")
         } else {
             None

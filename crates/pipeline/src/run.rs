@@ -75,6 +75,9 @@ pub fn run(
         std::thread::scope(|scope| {
             let loading = scope.spawn(load);
             let done = read_and_dedup();
+            if !loading.is_finished() {
+                progress.start("load", Unit::Steps, 0);
+            }
             let tokenizer = loading.join().unwrap_or_else(|p| std::panic::resume_unwind(p))?;
             Ok::<_, Error>((tokenizer, done?))
         })?

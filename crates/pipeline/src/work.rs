@@ -71,34 +71,35 @@ impl Work {
 
         let plan_file = directory.join("plan.json");
         let mut recorded = read_plan(&plan_file);
-        if fresh && recorded.is_some() {
+        let begun = match &recorded {
+            Some(Some(plan)) => holds(&plan.spool, ".part"),
+            other => other.is_some(),
+        };
+        if recorded.is_some() && (fresh || !begun) {
             remove_spool(&directory);
             clear(&directory, |name| name != "lock")?;
             clear(out, |name| name.starts_with("shard-") || name == manifest::REMOVED)?;
             recorded = None;
         }
         let resumed = recorded.is_some();
+        let other = |differs| Error::OtherRun { out: out.to_path_buf(), differs };
         let plan = match recorded {
-            Some(Some(recorded)) => match plan.difference(&recorded) {
-                None => recorded,
-                Some(differs) => {
-                    return Err(Error::OtherRun { out: out.to_path_buf(), differs });
+            Some(Some(recorded)) => {
+                if let Some(differs) = plan.difference(&recorded, holds(&directory, ".done")) {
+                    return Err(other(differs));
                 }
-            },
-            Some(None) => {
-                let differs = "forebay version";
-                return Err(Error::OtherRun { out: out.to_path_buf(), differs });
+                Plan { spool: recorded.spool, part_bytes: recorded.part_bytes, ..plan }
             }
+            Some(None) => return Err(other("forebay version")),
             None => {
                 let spool = match tmp_dir {
                     Some(tmp) => tmp.join(format!("forebay-{}", &plan.fingerprint()[..16])),
                     None => directory.join("spool"),
                 };
-                let plan = Plan { spool, ..plan };
-                publish_bytes(&plan_file, &serde_json::to_vec_pretty(&plan).unwrap_or_default())?;
-                plan
+                Plan { spool, ..plan }
             }
         };
+        publish_bytes(&plan_file, &serde_json::to_vec_pretty(&plan).unwrap_or_default())?;
         create_dir(&plan.spool)?;
         let work = Self { out: out.to_path_buf(), directory, plan, resumed, _lock: lock };
         if work.plan.reads_stdin() && !work.path("read.json").exists() {
@@ -200,6 +201,12 @@ fn column<T: bytemuck::Pod>(file: &File, at: u64, count: u64) -> Option<Vec<T>> 
 fn read_plan(path: &Path) -> Option<Option<Plan>> {
     let bytes = fs::read(path).ok()?;
     Some(serde_json::from_slice(&bytes).ok())
+}
+
+/// Is there a file in `directory` whose name ends so?
+fn holds(directory: &Path, suffix: &str) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().ends_with(suffix))
 }
 
 fn remove_spool(directory: &Path) {

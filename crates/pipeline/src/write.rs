@@ -63,7 +63,8 @@ pub(crate) fn run(
         if todo.get(number + 1).is_some_and(|next| next.shard == item.shard) {
             open = Some((item.shard, writer));
         } else {
-            done[item.shard] = Some(work.publish_shard(item.shard, writer.finish()?)?);
+            done[item.shard] =
+                Some(work.publish_shard(item.shard, writer.finish(execution.threads)?)?);
         }
         Ok(())
     })?;

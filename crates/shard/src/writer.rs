@@ -154,31 +154,46 @@ impl ShardWriter {
 
     /// Completes the file, reads it back, checks the place of every document and hashes it all.
     ///
-    /// Cost: one pass over the file, from the page cache.
+    /// Cost: three passes over the file (file hash, block hashes, tokens), from the page cache; the
+    /// first on a thread of its own if there are `threads` for it.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the tokens of a document are not whole, plain and in place.
-    pub fn finish(mut self) -> Result<Shard> {
+    pub fn finish(mut self, threads: usize) -> Result<Shard> {
         self.encode()?;
         let file = self.file;
         let path = file.target().to_path_buf();
         let metadata = self.writer.close().map_err(|e| parquet_error(&path, e))?;
 
         let bytes = Map::open(file.temporary())?;
-        let mut documents = Vec::new();
-        if self.columns.tokens {
-            documents = token_offsets(&path, &metadata, &self.rows)?;
-            check_tokens(&path, &bytes, &documents, &self.rows)?;
-        }
-        let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
-        let blocks = bytes.chunks(block_bytes).map(|b| *blake3::hash(b).as_bytes()).collect();
+        let hash = || blake3::hash(&bytes).to_hex().to_string();
+        let check = || {
+            let mut documents = Vec::new();
+            if self.columns.tokens {
+                documents = token_offsets(&path, &metadata, &self.rows)?;
+                check_tokens(&path, &bytes, &documents, &self.rows)?;
+            }
+            let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+            let blocks = bytes.chunks(block_bytes).map(|b| *blake3::hash(b).as_bytes()).collect();
+            Ok::<_, Error>(ShardIndex { documents, blocks })
+        };
+        let (blake3, index) = if threads > 1 {
+            std::thread::scope(|scope| {
+                let hash = scope.spawn(hash);
+                let index = check();
+                (hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), index)
+            })
+        } else {
+            (hash(), check())
+        };
+        let index = index?;
         Ok(Shard {
             documents: self.rows.len() as u64,
             tokens: self.rows.iter().map(|&(tokens, _)| u64::from(tokens)).sum(),
             text_bytes: self.text_bytes,
             bytes: bytes.len() as u64,
-            blake3: blake3::hash(&bytes).to_hex().to_string(),
-            index: ShardIndex { documents, blocks },
+            blake3,
+            index,
             file,
         })
     }

@@ -1,0 +1,216 @@
+//! Death at any instant: what is resumed equals what was never interrupted, byte for byte.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+const MORE: [&str; 4] = ["--shard-size", "300KiB", "--threads", "2"];
+
+fn command(input: &Path, out: &Path) -> Command {
+    let mut command = binary();
+    command.arg("prep").arg(input).arg("--out").arg(out).args(MORE);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn start(input: &Path, out: &Path) -> Child {
+    command(input, out).spawn().unwrap()
+}
+
+/// Numbers that look random and are the same at every run of the test.
+fn pseudo_random(n: u64) -> u64 {
+    let hash = blake3::hash(&n.to_le_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap())
+}
+
+#[test]
+fn twenty_four_kills_leave_no_trace() {
+    let dir = temp();
+    let whole = dir.path().join("whole");
+    let began = Instant::now();
+    prep(&[&sample()], &whole, &MORE).exits(0);
+    let took = u64::try_from(began.elapsed().as_micros()).unwrap();
+    let expected = hashes(&whole);
+
+    let (mut kills, mut resumed, mut round) = (0, 0, 0);
+    while kills < 24 {
+        let out = dir.path().join(format!("killed-{round}"));
+        // Up to three deaths of one run, each somewhere in what a whole run takes.
+        for death in 0..3 {
+            let mut child = start(&sample(), &out);
+            std::thread::sleep(Duration::from_micros(pseudo_random(10 * round + death) % took));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += usize::from(!out.join("manifest.json").exists());
+            if !out.join("manifest.json").exists() {
+                assert!(!out.join("documents.idx").exists() || out.join(".work").exists());
+            }
+        }
+        let ran = prep(&[&sample()], &out, &[&MORE[..], &["--json"]].concat()).exits(0);
+        resumed += u64::from(ran.json()["resumed"] == true);
+        assert_eq!(hashes(&out), expected, "round {round}");
+        fs::remove_dir_all(out).unwrap();
+        round += 1;
+    }
+    assert!(resumed > 3, "{resumed} of {round} rounds had something to resume");
+}
+
+/// Torn scratch files, as a power cut leaves them, are found out and made again.
+#[test]
+fn scratch_files_are_checked_before_they_are_believed() {
+    let dir = temp();
+    let whole = dir.path().join("whole");
+    prep(&[&sample()], &whole, &MORE).exits(0);
+    let expected = hashes(&whole);
+
+    let out = dir.path().join("out");
+    let work = out.join(".work");
+    // Stop late: shards are there, the manifest is not.
+    let mut rounds = 0;
+    while !work.join("shard-00001.parquet.done").exists() {
+        rounds += 1;
+        assert!(rounds < 200, "never caught it between two shards");
+        let _ = fs::remove_dir_all(&out);
+        let mut child = start(&sample(), &out);
+        while !work.join("shard-00001.parquet.done").exists() && child.try_wait().unwrap().is_none()
+        {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let spoil = |path: &Path| {
+        let mut bytes = fs::read(path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+        fs::write(path, bytes).unwrap();
+    };
+    let state = dir.path().join("state");
+    copy(&out, &state);
+    let part = |out: &Path| {
+        let mut parts: Vec<_> =
+            fs::read_dir(out.join(".work/spool")).unwrap().map(|e| e.unwrap().path()).collect();
+        parts.sort();
+        parts[0].clone()
+    };
+    let cases: [(&str, &dyn Fn(&Path)); 5] = [
+        ("part flipped", &|out| spoil(&part(out))),
+        ("part cut", &|out| fs::write(part(out), "").unwrap()),
+        ("dedup flipped", &|out| spoil(&out.join(".work/dedup.bin"))),
+        ("part gone", &|out| fs::remove_file(part(out)).unwrap()),
+        ("shard gone", &|out| fs::remove_file(out.join("shard-00000.parquet")).unwrap()),
+    ];
+    for (name, spoil) in cases {
+        let out = dir.path().join(name.replace(' ', "-"));
+        copy(&state, &out);
+        // The work directory names its spool by path.
+        let plan = fs::read_to_string(out.join(".work/plan.json")).unwrap();
+        let plan = plan.replace(dir.path().join("out").to_str().unwrap(), out.to_str().unwrap());
+        fs::write(out.join(".work/plan.json"), plan).unwrap();
+        spoil(&out);
+        prep(&[&sample()], &out, &MORE).exits(0);
+        assert_eq!(hashes(&out), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_interrupt_is_answered_and_resumes() {
+    let dir = temp();
+    let input = dir.path().join("in.jsonl");
+    // Large enough to be caught at work.
+    let text: String = sample_documents().into_iter().map(|(_, text)| text).collect();
+    let lines: String = (0..400)
+        .map(|n| {
+            line(
+                &n.to_string(),
+                &format!("{n} {}", text.chars().skip(n * 5_000).take(20_000).collect::<String>()),
+            )
+        })
+        .collect();
+    fs::write(&input, lines).unwrap();
+    let whole = dir.path().join("whole");
+    prep(&[&input], &whole, &MORE).exits(0);
+
+    let out = dir.path().join("out");
+    let mut child = command(&input, &out).stderr(Stdio::piped()).spawn().unwrap();
+    while !out.join(".work/plan.json").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&child),
+        rustix::process::Signal::INT,
+    )
+    .unwrap();
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{stderr}");
+    assert!(stderr.contains("error: interrupted") && stderr.contains("resumes"), "{stderr}");
+    prep(&[&input], &out, &MORE).exits(0);
+    assert_eq!(hashes(&out), hashes(&whole));
+}
+
+#[test]
+fn an_unfinished_run_resumes_only_for_the_same() {
+    let dir = temp();
+    let out = dir.path().join("out");
+    let input = dir.path().join("in");
+    copy(&sample(), &input);
+    // An output that cannot be finished: a directory stands where the manifest goes.
+    fs::create_dir_all(out.join(".work")).unwrap();
+    fs::create_dir(out.join("documents.idx")).unwrap();
+    prep(&[&input], &out, &MORE).exits(1);
+    assert!(out.join(".work/dedup.bin").exists());
+
+    prep(&[&input], &out, &["--seed", "3"]).complains(&["unfinished run", "options"]);
+    prep(&[&input], &out, &["--keep-text"]).complains(&["unfinished run", "options"]);
+    forebay(["dedup", input.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .complains(&["verb"]);
+    let prose = input.join("prose.jsonl");
+    let before = fs::read(&prose).unwrap();
+    fs::write(&prose, [&before[..], line("new", "a line more").as_bytes()].concat()).unwrap();
+    prep(&[&input], &out, &MORE).complains(&["inputs", "changed since"]);
+    fs::remove_dir(out.join("documents.idx")).unwrap();
+    let fresh =
+        prep(&[&input], &out, &[&MORE[..], &["--fresh", "--json"]].concat()).exits(0).json();
+    assert_eq!(fresh["resumed"], false);
+    assert_eq!(fresh["counts"]["read"], 514);
+}
+
+/// A mistake found out early costs nothing: what is done is used with the corrected options.
+#[test]
+fn what_is_not_done_yet_may_still_be_changed() {
+    let dir = temp();
+    let (out, whole) = (dir.path().join("out"), dir.path().join("whole"));
+    let input = dir.path().join("in");
+    copy(&sample(), &input);
+    write(input.join("zz.jsonl"), "{\"text\":\"the last line is torn");
+    prep(&[&input], &out, &["--eos", "<no such>"]).exits(1);
+    prep(&[&input], &out, &[]).complains(&["zz.jsonl"]);
+    assert!(!out.join("manifest.json").exists());
+    let more = ["--on-error", "skip", "--shard-size", "1MiB", "--json"];
+    prep(&[&input], &out, &more).exits(3);
+    prep(&[&input], &whole, &more).exits(3);
+    assert_eq!(hashes(&out), hashes(&whole));
+
+    // Nothing was read before the mistake: the corrected input is taken.
+    let (out, input) = (dir.path().join("single"), dir.path().join("single.jsonl"));
+    write(input.clone(), "{}");
+    prep(&[&input], &out, &[]).complains(&["single.jsonl"]);
+    write(input.clone(), line("a", "mended"));
+    prep(&[&input], &out, &[]).exits(0);
+}
+
+#[test]
+fn two_runs_do_not_write_to_one_place() {
+    let dir = temp();
+    let out = dir.path().join("out");
+    fs::create_dir_all(out.join(".work")).unwrap();
+    let lock = fs::File::create(out.join(".work/lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    prep(&[&sample()], &out, &[]).complains(&["in use by another run"]);
+    drop(lock);
+    prep(&[&sample()], &out, &[]).exits(0);
+}

