@@ -219,6 +219,36 @@ fn nothing_to_read_is_an_error() {
 }
 
 #[test]
+fn pipes_and_circles_do_not_hang() {
+    let dir = temp();
+    let out = dir.path().join("out");
+    let pipe = dir.path().join("pipe.jsonl");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    prep(&[&pipe], &out, &[]).complains(&["pipe.jsonl", "expected a regular file"]);
+    fs::remove_file(pipe).unwrap();
+    let circle = dir.path().join("circle");
+    write(circle.join("in.jsonl"), line("a", "some text"));
+    std::os::unix::fs::symlink(".", circle.join("b")).unwrap();
+    std::os::unix::fs::symlink("..", circle.join("c")).unwrap();
+    prep(&[&circle], &out, &[]).exits(0);
+    assert_eq!(rows(&out).len(), 1);
+}
+
+/// Where the name says nothing the content does, through compression and byte order marks.
+#[test]
+fn files_without_a_telling_name_are_told_by_their_content() {
+    let dir = temp();
+    let lines = format!("\u{feff}\r\n {}", [line("a", "one"), line("b", "two")].concat());
+    let contents = [gzip(lines.as_bytes()), zstd_checked(lines.as_bytes()), lines.into_bytes()];
+    for (number, bytes) in contents.iter().enumerate() {
+        let input = write(dir.path().join(format!("part-{number}")), bytes);
+        let out = dir.path().join(format!("out-{number}"));
+        prep(&[&input], &out, &[]).exits(0);
+        assert_eq!(rows(&out).len(), 2);
+    }
+}
+
+#[test]
 fn a_parquet_file_without_the_column_names_those_it_has() {
     let dir = temp();
     let input = sample().join("sqlite.parquet");
@@ -279,6 +309,7 @@ fn what_is_no_json_is_refused_wherever_it_stands() {
         "'a'",
         "\"\\x\"",
         "\"\\u12\"",
+        "\"\\uqqqq\"",
         "\"a",
         "[1,]",
         "[1",
@@ -298,6 +329,17 @@ fn what_is_no_json_is_refused_wherever_it_stands() {
         let ran = prep(&[&input], &dir.path().join(format!("out{number}")), &[]);
         assert_eq!(ran.code, 1, "{value}: {ran:?}");
     }
+    // Deep nesting must not take the stack with it.
+    let deep = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    for (name, json, code) in [
+        ("ignored", format!("{{\"v\":{},\"text\":\"words\"}}", deep(1_000_000)), 0),
+        ("text", format!("{{\"text\":{}}}", deep(1_000_000)), 1),
+        ("id", format!("{{\"id\":{},\"text\":\"words\"}}", deep(1_000_000)), 1),
+    ] {
+        let input = write(dir.path().join(format!("deep-{name}.jsonl")), json);
+        let ran = prep(&[&input], &dir.path().join(name), &[]);
+        assert_eq!(ran.code, code, "{name}: {}", ran.stderr);
+    }
     let good = [
         "1e5",
         "-0.5E+3",
@@ -307,8 +349,9 @@ fn what_is_no_json_is_refused_wherever_it_stands() {
         "null",
         " {\"a\" : [1 , 2] } ",
     ];
-    let lines: String =
-        good.iter().map(|v| format!("{{\"other\":{v},\"text\":\"words {v:?}\"}}\n")).collect();
+    let lines = good.iter().zip(0..);
+    let lines = lines.map(|(v, n)| format!("{{\"other\":{v},\"text\":\"words {n}\"}}\n"));
+    let lines: String = lines.collect();
     let input = write(dir.path().join("good.jsonl"), lines);
     let out = dir.path().join("good");
     prep(&[&input], &out, &["--no-fuzzy"]).exits(0);

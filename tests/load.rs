@@ -110,7 +110,7 @@ fn the_command_iterates_prints_and_complains() {
         assert_eq!(ids, &stream[at..at + 64]);
         assert_eq!(sample["text"], reference().decode(&ids, false).unwrap());
     }
-    forebay(["load", path, "--rank", "2", "--world-size", "2"]).exits(1);
+    forebay(["load", path, "--rank", "2", "--world-size", "2"]).exits(2);
     forebay(["load", path, "--seq-len", "100000000"]).complains(&["expected 8 samples", "found 0"]);
     forebay(["load", sample().to_str().unwrap()]).complains(&["not a dataset"]);
 

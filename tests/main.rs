@@ -1,6 +1,7 @@
 //! Forebay from outside: the binary on real data, wrong input and sudden death.
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
+#![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
 mod dedup;

@@ -90,6 +90,9 @@ fn a_pipe_is_an_input_like_any_other() {
     prep(&[&file], &read, &[]).exits(0);
     let tokens = |out| rows(out).into_iter().map(|row| (row.id, row.tokens)).collect::<Vec<_>>();
     assert!(tokens(&piped) == tokens(&read));
+    // What came through a pipe cannot be compared with what comes now.
+    prep_stdin(line("x", "something else").as_bytes(), &piped, &[])
+        .complains(&["finished", "pipe"]);
 }
 
 #[test]
@@ -106,11 +109,49 @@ fn a_finished_run_says_so_and_another_one_is_refused() {
     write(input.clone(), line("a", "some other words to keep"));
     prep(&[&input], &out, &[]).complains(&["finished dataset"]);
     assert_eq!(hashes(&out), before);
+    // Same name, same size, changed since.
+    write(input.clone(), line("a", "same words to keep"));
+    prep(&[&input], &out, &[]).complains(&["finished dataset", "changed since"]);
 
     let foreign = dir.path().join("foreign");
     write(foreign.join("thesis.tex"), "do not touch");
     prep(&[&input], &foreign, &[]).complains(&["foreign", "not empty", "thesis.tex"]);
     assert_eq!(fs::read_dir(foreign).unwrap().count(), 1);
+}
+
+#[test]
+fn an_output_inside_its_input_is_not_input() {
+    let dir = temp();
+    let input = dir.path().join("data");
+    write(input.join("in.jsonl"), line("a", "some text"));
+    let out = input.join("out");
+    prep(&[&input], &out, &["--keep-text"]).exits(0);
+    assert_eq!(prep(&[&input], &out, &["--keep-text", "--json"]).exits(0).json()["already"], true);
+    // For another run it is a dataset among the inputs.
+    let more = ["--no-exact", "--no-fuzzy"];
+    prep(&[&input], &dir.path().join("both"), &more).exits(0);
+    assert_eq!(rows(&dir.path().join("both")).len(), 2);
+    fs::create_dir(input.join("half")).unwrap();
+    fs::create_dir(input.join("half/.work")).unwrap();
+    prep(&[&input], &dir.path().join("no"), &more).complains(&["half", "not a dataset"]);
+}
+
+#[test]
+fn runs_may_share_a_directory_for_scratch_files() {
+    let dir = temp();
+    let tmp = dir.path().join("tmp");
+    let start = |name: &str| {
+        let mut command = binary();
+        command.arg("prep").arg(sample()).arg("--out").arg(dir.path().join(name));
+        command.arg("--tmp-dir").arg(&tmp).arg("--quiet");
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let children = ["a", "b", "c"].map(start);
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let [a, b, c] = ["a", "b", "c"].map(|name| hashes(&dir.path().join(name)));
+    assert!(a == b && b == c);
 }
 
 #[test]

@@ -96,10 +96,12 @@ fn scratch_files_are_checked_before_they_are_believed() {
         parts.sort();
         parts[0].clone()
     };
-    let cases: [(&str, &dyn Fn(&Path)); 5] = [
+    type Spoil<'a> = (&'a str, &'a dyn Fn(&Path));
+    let cases: [Spoil<'_>; 6] = [
         ("part flipped", &|out| spoil(&part(out))),
         ("part cut", &|out| fs::write(part(out), "").unwrap()),
         ("dedup flipped", &|out| spoil(&out.join(".work/dedup.bin"))),
+        ("shard record flipped", &|out| spoil(&out.join(".work/shard-00000.parquet.done"))),
         ("part gone", &|out| fs::remove_file(part(out)).unwrap()),
         ("shard gone", &|out| fs::remove_file(out.join("shard-00000.parquet")).unwrap()),
     ];

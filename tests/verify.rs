@@ -61,6 +61,32 @@ fn the_broken_block_is_named() {
 }
 
 #[test]
+fn every_count_of_the_manifest_is_checked() {
+    let dir = temp();
+    let dataset = dir.path().join("dataset");
+    copy(prepared(), &dataset);
+    let sound = manifest(&dataset);
+    let counts =
+        ["/documents", "/tokens", "/text_bytes", "/counts/read", "/counts/exact", "/counts/fuzzy"];
+    let shard =
+        ["/shards/0/documents", "/shards/0/tokens", "/shards/0/text_bytes", "/shards/1/bytes"];
+    for pointer in counts.iter().chain(&shard) {
+        let mut wrong = sound.clone();
+        let count = wrong.pointer_mut(pointer).unwrap();
+        *count = (count.as_u64().unwrap() + 1).into();
+        fs::write(dataset.join("manifest.json"), wrong.to_string()).unwrap();
+        assert_ne!(problems(&dataset), [], "{pointer}");
+    }
+    let mut wrong = sound.clone();
+    wrong["removed"] = serde_json::json!([]);
+    fs::write(dataset.join("manifest.json"), wrong.to_string()).unwrap();
+    assert!(problems(&dataset).iter().any(|(file, _)| file.starts_with("removed")));
+    wrong["shards"][0]["file"] = "../../etc/passwd".into();
+    fs::write(dataset.join("manifest.json"), wrong.to_string()).unwrap();
+    forebay(["verify", dataset.to_str().unwrap()]).complains(&["inside the dataset", "passwd"]);
+}
+
+#[test]
 fn missing_cut_swapped_and_foreign_files_are_found() {
     let dir = temp();
     type Spoil = fn(&Path);
@@ -92,6 +118,9 @@ fn missing_cut_swapped_and_foreign_files_are_found() {
         let found = problems(&dataset);
         assert!(found.iter().any(|(file, _)| file == name), "case {number}: {found:?}");
     }
+    // A missing shard is not blamed on the ones after it.
+    let found = problems(&dir.path().join("0"));
+    assert!(found.iter().all(|(file, _)| file == "shard-00000.parquet"), "{found:?}");
     forebay(["verify", dir.path().to_str().unwrap()]).complains(&["no manifest.json"]);
     let broken = dir.path().join("broken");
     write(broken.join("manifest.json"), "{\"format\":\"forebay\",\"version\":99}");

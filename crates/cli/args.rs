@@ -10,7 +10,7 @@ use forebay_shard::input;
 use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy};
 use forebay_transform::tokenize::{self, EosPolicy, Vocabulary};
 
-use crate::format::parse_bytes;
+use crate::format::{parse_bytes, parse_record_bytes};
 use crate::progress::Bar;
 
 /// Options of every verb.
@@ -62,7 +62,7 @@ pub struct Inputs {
     #[arg(long, default_value = "refuse")]
     pub invalid_utf8: InvalidUtf8,
     /// A longer record counts as bad
-    #[arg(long, default_value = "64MiB", value_parser = parse_bytes, value_name = "SIZE")]
+    #[arg(long, default_value = "64MiB", value_parser = parse_record_bytes, value_name = "SIZE")]
     pub max_record: u64,
 }
 

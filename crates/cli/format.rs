@@ -68,6 +68,14 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes as u64)
 }
 
+/// As [`parse_bytes`], for what is held in memory whole.
+pub fn parse_record_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes <= 1 << 30 => Ok(bytes),
+        _ => Err(format!("expected at most 1GiB, found `{text}`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use forebay_shard::input::{self, Cursor, Options, Source};
-use forebay_shard::{Dataset, manifest};
+use forebay_shard::{Dataset, Manifest, manifest};
 use forebay_transform::tokenize::Tokenizer;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ const SHOWN_CHARACTERS: usize = 200;
 
 impl Inspect {
     pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
-        if self.path.join(manifest::FILE).is_file() || self.path.is_dir() && has_work(&self.path) {
+        if Manifest::is_in(&self.path) || self.path.join(manifest::WORK).is_dir() {
             self.dataset(report)
         } else {
             self.input(report)
@@ -116,7 +116,7 @@ impl Inspect {
     fn input(&self, report: &mut Report) -> anyhow::Result<()> {
         let options = Options { on_error: input::OnError::Skip, ..Options::default() };
         let inputs = [self.path.to_string_lossy().into_owned()];
-        let sources = input::discover(&inputs, &options)?;
+        let sources = input::discover(&inputs, &options, None)?;
         let (mut files, mut shown, mut skipped) = (Vec::new(), Vec::new(), 0);
         for source in &sources {
             let kind = match source {
@@ -151,11 +151,6 @@ impl Inspect {
         report.json(json!({ "inputs": files, "samples": shown, "skipped": skipped }));
         Ok(())
     }
-}
-
-/// An unfinished run: no dataset yet, and no input either.
-fn has_work(path: &Path) -> bool {
-    path.join(".work").is_dir()
 }
 
 fn document(report: &mut Report, id: &str, source: &str, tokens: Option<usize>, text: &str) {

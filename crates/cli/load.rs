@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::args::Global;
 use crate::format;
-use crate::report::Report;
+use crate::report::{Report, Usage};
 
 /// Iterate the batches of a dataset and say how fast
 #[derive(Args)]
@@ -16,30 +17,30 @@ pub struct Load {
     /// Directory of the dataset
     dataset: PathBuf,
     /// Tokens of a sample
-    #[arg(long, default_value_t = 2048, value_name = "N")]
-    seq_len: usize,
+    #[arg(long, default_value = "2048", value_name = "N")]
+    seq_len: NonZeroUsize,
     /// Samples of a batch of this rank
-    #[arg(long, default_value_t = 8, value_name = "N")]
-    batch_size: usize,
+    #[arg(long, default_value = "8", value_name = "N")]
+    batch_size: NonZeroUsize,
     /// This rank
     #[arg(long, default_value_t = 0, value_name = "R")]
     rank: usize,
     /// Ranks; each takes its slots of the same global batches
-    #[arg(long, default_value_t = 1, value_name = "W")]
-    world_size: usize,
+    #[arg(long, default_value = "1", value_name = "W")]
+    world_size: NonZeroUsize,
     /// Seed of the order of samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Samples in the order of the dataset
     #[arg(long)]
     no_shuffle: bool,
-    /// First global batch
+    /// First global batch, counted through all epochs
     #[arg(long, default_value_t = 0, value_name = "N")]
     step: u64,
     /// Batches to iterate; the rest of the epoch by default
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Show the first N samples as text
+    /// Show the first N samples as text, at most those of one epoch
     #[arg(long, default_value_t = 0, value_name = "N")]
     print: usize,
 }
@@ -49,12 +50,17 @@ const SHOWN_CHARACTERS: usize = 300;
 impl Load {
     pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
         let config = Config {
-            seq_len: self.seq_len,
-            batch_size: self.batch_size,
+            seq_len: self.seq_len.get(),
+            batch_size: self.batch_size.get(),
             rank: self.rank,
-            world_size: self.world_size,
+            world_size: self.world_size.get(),
             seed: (!self.no_shuffle).then_some(self.seed),
         };
+        if self.rank >= self.world_size.get() {
+            let (rank, world_size) = (self.rank, self.world_size);
+            let what = format!("--rank {rank}: expected a rank below --world-size {world_size}");
+            return Err(Usage(what).into());
+        }
         let opening = Instant::now();
         let mut loader = Loader::open(&self.dataset, config)?;
         let mut batch = Batch::default();
@@ -128,10 +134,12 @@ impl Load {
         })?;
         let tokenizer = Tokenizer::of_dataset(&self.dataset, &entry)?;
         let mut batch = Batch::default();
-        while printed.len() < self.print {
+        let epoch = loader.steps() * self.batch_size.get() as u64;
+        let wanted = self.print.min(usize::try_from(epoch).unwrap_or(usize::MAX));
+        while printed.len() < wanted {
             loader.next_batch(&mut batch)?;
-            let rows = batch.input_ids.chunks_exact(self.seq_len).zip(&batch.samples);
-            for (row, sample) in rows.take(self.print - printed.len()) {
+            let rows = batch.input_ids.chunks_exact(self.seq_len.get()).zip(&batch.samples);
+            for (row, sample) in rows.take(wanted - printed.len()) {
                 let text = tokenizer.decode(row)?;
                 report.line(format!("sample {sample}: {}", format::line(&text, SHOWN_CHARACTERS)));
                 printed.push(json!({ "sample": sample, "input_ids": row, "text": text }));

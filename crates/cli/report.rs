@@ -17,7 +17,20 @@ pub struct Report {
     code: u8,
 }
 
+/// Arguments that do not go together.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
 const FAILED: u8 = 1;
+const USAGE: u8 = 2;
 const SKIPPED: u8 = 3;
 const INTERRUPTED: u8 = 130;
 
@@ -81,7 +94,11 @@ impl Report {
         if let Some(hint) = hint {
             eprintln!("hint: {hint}");
         }
-        ExitCode::from(if interrupted { INTERRUPTED } else { FAILED })
+        ExitCode::from(match () {
+            () if interrupted => INTERRUPTED,
+            () if error.is::<Usage>() => USAGE,
+            () => FAILED,
+        })
     }
 }
 

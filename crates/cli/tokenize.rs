@@ -8,7 +8,7 @@ use crate::args::{Global, Inputs, Output, TokenizeArgs};
 use crate::prep::tell;
 use crate::report::Report;
 
-/// Turn documents into tokens, all of them, in order
+/// Turn documents into tokens, in order; those without any text are left out
 #[derive(Args)]
 pub struct Tokenize {
     #[command(flatten)]

@@ -39,7 +39,7 @@ impl Error {
             Self::Tokenize(error) => error.hint(),
             Self::OtherDataset { .. } => Some("give another `--out`, or delete that one".into()),
             Self::OtherRun { .. } => {
-                Some("run that command again to finish it, or `--fresh` to throw it away".into())
+                Some("`--fresh` throws it away; its own command, run again, finishes it".into())
             }
             Self::NotEmpty { .. } => Some("give another `--out`".into()),
             Self::NoDocuments { .. } => {

@@ -11,6 +11,14 @@ struct State<T, E> {
     done: BTreeMap<usize, Result<T, E>>,
     taking: bool,
     failed: Option<E>,
+    /// A thread panicked: all stop, and the scope hands the panic on.
+    panicked: bool,
+}
+
+impl<T, E> State<T, E> {
+    fn ended(&self) -> bool {
+        self.failed.is_some() || self.panicked
+    }
 }
 
 /// Calls `work(0)`, `work(1)`, … `work(count - 1)` on `threads` threads and hands the results to
@@ -28,8 +36,14 @@ pub(crate) fn ordered<T: Send, E: Send>(
         return (0..count).try_for_each(|number| take(number, work(number)?));
     }
     let window = 2 * threads;
-    let state =
-        Mutex::new(State { next: 0, take: 0, done: BTreeMap::new(), taking: false, failed: None });
+    let state = Mutex::new(State {
+        next: 0,
+        take: 0,
+        done: BTreeMap::new(),
+        taking: false,
+        failed: None,
+        panicked: false,
+    });
     let changed = Condvar::new();
     let take = Mutex::new(&mut take);
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,13 +51,16 @@ pub(crate) fn ordered<T: Send, E: Send>(
     std::thread::scope(|scope| {
         for _ in 0..threads.min(count) {
             scope.spawn(|| {
+                let _guard = OnPanic(|| {
+                    lock().panicked = true;
+                    changed.notify_all();
+                });
                 loop {
                     let mut now = lock();
-                    while now.failed.is_none() && now.next < count && now.next >= now.take + window
-                    {
+                    while !now.ended() && now.next < count && now.next >= now.take + window {
                         now = changed.wait(now).unwrap_or_else(PoisonError::into_inner);
                     }
-                    if now.failed.is_some() || now.next >= count {
+                    if now.ended() || now.next >= count {
                         return;
                     }
                     let number = now.next;
@@ -55,7 +72,7 @@ pub(crate) fn ordered<T: Send, E: Send>(
                     let mut now = lock();
                     now.done.insert(number, result);
                     // One thread at a time takes all that is ready; the others go on working.
-                    while !now.taking && now.failed.is_none() {
+                    while !now.taking && !now.ended() {
                         let number = now.take;
                         let Some(result) = now.done.remove(&number) else { break };
                         now.taking = true;
@@ -74,6 +91,17 @@ pub(crate) fn ordered<T: Send, E: Send>(
         }
     });
     state.into_inner().unwrap_or_else(PoisonError::into_inner).failed.map_or(Ok(()), Err)
+}
+
+/// Calls its function if the thread panics.
+struct OnPanic<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +123,13 @@ mod tests {
             .unwrap();
             assert_eq!(taken, (0..100).map(|n| (n, n * n)).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "scoped thread panicked")]
+    fn a_panic_ends_it_too() {
+        let work = |n: usize| if n == 5 { panic!("at five") } else { Ok::<_, ()>(n) };
+        let _ = ordered(3, 100, work, |_, _| Ok(()));
     }
 
     #[test]

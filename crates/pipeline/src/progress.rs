@@ -16,6 +16,7 @@ pub struct Progress {
     stage: Mutex<Option<(&'static str, Unit, u64)>>,
     done: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
+    cancelled: AtomicBool,
 }
 
 /// One look at a [`Progress`].
@@ -46,7 +47,12 @@ impl Progress {
 
     /// Was it asked to stop?
     pub fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Ends the run because one of its threads failed; that one says why.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn start(&self, stage: &'static str, unit: Unit, total: u64) {

@@ -22,6 +22,10 @@ pub(crate) fn run(work: &Work, execution: &Execution, progress: &Progress) -> Re
     if let Some(parts) = finished(work) {
         return Ok(parts);
     }
+    if work.plan.reads_stdin() {
+        // What came through a pipe does not come again: start over.
+        work.forget()?;
+    }
     progress.start("read", Unit::Bytes, work.plan.input_bytes());
     let cursors = Cursors::new(work, progress);
     let failed = Mutex::new(None);

@@ -41,7 +41,7 @@ pub fn run(
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Finished> {
-    let sources = input::discover(inputs, &options.input)?;
+    let sources = input::discover(inputs, &options.input, Some(out))?;
     let input_bytes = sources.iter().flat_map(Source::files).map(|file| file.bytes).sum();
     let plan = Plan {
         version: Plan::VERSION,
@@ -62,7 +62,14 @@ pub fn run(
     };
     let resumed = work.resumed;
 
-    let load = || load_tokenizer(&work, vocabulary);
+    let load = || {
+        let loaded = load_tokenizer(&work, vocabulary);
+        if loaded.is_err() {
+            // No need to read on for hours.
+            progress.cancel();
+        }
+        loaded
+    };
     let read_and_dedup = || {
         let parts = read::run(&work, execution, progress)?;
         let survivors = dedup::run(&work, &parts, execution, progress)?;

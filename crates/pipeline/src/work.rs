@@ -14,18 +14,19 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::cast_slice;
 use forebay_shard::index::ShardIndex;
-use forebay_shard::manifest::{self, Manifest, ShardEntry};
+use forebay_shard::manifest::{self, Manifest, ShardEntry, WORK};
 use forebay_shard::{Error as ShardError, Shard};
-use forebay_store::{File, Lock, NewFile, create_dir, publish_bytes, temporaries};
+use forebay_store::{Lock, create_dir, publish_bytes, temporaries};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::plan::Plan;
 use crate::{Error, Result};
 
-const NAME: &str = ".work";
-
 /// The work directory, held for this process.
 pub(crate) struct Work {
     pub(crate) out: PathBuf,
+    /// The output directory was not there before.
+    made_out: bool,
     directory: PathBuf,
     /// As recorded when the run began.
     pub(crate) plan: Plan,
@@ -51,23 +52,20 @@ impl Work {
         tmp_dir: Option<&Path>,
         fresh: bool,
     ) -> Result<Start> {
-        let directory = out.join(NAME);
-        if out.join(manifest::FILE).exists() {
-            let manifest = Manifest::read(out)?;
-            if manifest.lineage.fingerprint != plan.fingerprint() {
-                let differs = "inputs, options or tokenizer";
-                return Err(Error::OtherDataset { out: out.to_path_buf(), differs });
-            }
-            // Killed between the manifest and the end: nothing is left to do but this.
-            remove_spool(&directory);
-            let _ = fs::remove_dir_all(&directory);
-            return Ok(Start::Finished(Box::new(manifest)));
+        if let Some(finished) = finished(out, &plan)? {
+            return Ok(finished);
         }
+        let directory = out.join(WORK);
         if !directory.exists() {
             refuse_foreign(out)?;
         }
+        let made_out = !out.exists();
         create_dir(&directory)?;
         let lock = Lock::take(&directory.join("lock"))?;
+        // Again, now that nobody else can finish it.
+        if let Some(finished) = finished(out, &plan)? {
+            return Ok(finished);
+        }
 
         let plan_file = directory.join("plan.json");
         let mut recorded = read_plan(&plan_file);
@@ -78,7 +76,7 @@ impl Work {
         if recorded.is_some() && (fresh || !begun) {
             remove_spool(&directory);
             clear(&directory, |name| name != "lock")?;
-            clear(out, |name| name.starts_with("shard-") || name == manifest::REMOVED)?;
+            clear(out, is_ours)?;
             recorded = None;
         }
         let resumed = recorded.is_some();
@@ -92,26 +90,37 @@ impl Work {
             }
             Some(None) => return Err(other("forebay version")),
             None => {
-                let spool = match tmp_dir {
-                    Some(tmp) => tmp.join(format!("forebay-{}", &plan.fingerprint()[..16])),
-                    None => directory.join("spool"),
+                let absolute = |path: &Path| {
+                    std::path::absolute(path)
+                        .map_err(|e| forebay_store::Error::io("resolve", path, e))
                 };
+                // One spool for each output, also where several share a directory for them.
+                let name = blake3::hash(absolute(out)?.as_os_str().as_encoded_bytes()).to_hex();
+                let spool = match tmp_dir {
+                    Some(tmp) => absolute(tmp)?.join(format!("forebay-{}", &name[..16])),
+                    None => absolute(&directory)?.join("spool"),
+                };
+                let _ = fs::remove_dir_all(&spool);
                 Plan { spool, ..plan }
             }
         };
         publish_bytes(&plan_file, &serde_json::to_vec_pretty(&plan).unwrap_or_default())?;
         create_dir(&plan.spool)?;
-        let work = Self { out: out.to_path_buf(), directory, plan, resumed, _lock: lock };
-        if work.plan.reads_stdin() && !work.path("read.json").exists() {
-            // What came through a pipe does not come again: start over.
-            clear(&work.plan.spool, |_| true)?;
-        }
-        for directory in [out, &work.directory, &work.plan.spool] {
+        let out = out.to_path_buf();
+        let work = Self { out, made_out, directory, plan, resumed, _lock: lock };
+        for directory in [&work.out, &work.directory, &work.plan.spool] {
             for temporary in temporaries(directory)? {
                 let _ = fs::remove_file(temporary);
             }
         }
         Ok(Start::Unfinished(Box::new(work)))
+    }
+
+    /// Throws away all that is done, to start over under the same plan.
+    pub(crate) fn forget(&self) -> Result<()> {
+        clear(&self.plan.spool, |_| true)?;
+        clear(&self.directory, |name| !matches!(name, "lock" | "plan.json" | "spool"))?;
+        clear(&self.out, is_ours)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -134,31 +143,31 @@ impl Work {
         };
         let json = serde_json::to_vec(&entry).unwrap_or_default();
         let (offsets, tokens): (Vec<u64>, Vec<u32>) = shard.index.documents.into_iter().unzip();
-        let mut file = NewFile::create(&self.done(number))?;
         let sizes = [json.len() as u64, offsets.len() as u64, shard.index.blocks.len() as u64];
-        file.append(cast_slice(&sizes))?;
-        file.append(&json)?;
-        file.append(cast_slice(&offsets))?;
-        file.append(cast_slice(&tokens))?;
-        file.append(cast_slice(&shard.index.blocks))?;
-        file.publish()?;
+        let mut bytes: Vec<u8> = cast_slice(&sizes).to_vec();
+        bytes.extend_from_slice(&json);
+        bytes.extend_from_slice(cast_slice(&offsets));
+        bytes.extend_from_slice(cast_slice(&tokens));
+        bytes.extend_from_slice(cast_slice(&shard.index.blocks));
+        bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
+        publish_bytes(&self.done(number), &bytes)?;
         shard.file.publish()?;
         Ok(entry)
     }
 
     /// A shard that is complete; `None` if it is not.
     pub(crate) fn shard(&self, number: usize) -> Option<(ShardEntry, ShardIndex)> {
-        let file = File::open(&self.done(number)).ok()?;
-        let sizes: Vec<u64> = column(&file, 0, 3)?;
-        let [json, documents, blocks] = sizes[..] else { return None };
-        let mut at = 24;
-        let json: Vec<u8> = column(&file, at, json)?;
-        at += json.len() as u64;
-        let offsets: Vec<u64> = column(&file, at, documents)?;
-        at += 8 * documents;
-        let tokens: Vec<u32> = column(&file, at, documents)?;
-        at += 4 * documents;
-        let blocks: Vec<[u8; 32]> = column(&file, at, blocks)?;
+        let bytes = fs::read(self.done(number)).ok()?;
+        let (bytes, checksum) = bytes.split_last_chunk::<8>()?;
+        if xxh3_64(bytes) != u64::from_le_bytes(*checksum) {
+            return None;
+        }
+        let mut rest = bytes;
+        let sizes: Vec<u64> = take(&mut rest, 3)?;
+        let json: Vec<u8> = take(&mut rest, sizes[0])?;
+        let offsets: Vec<u64> = take(&mut rest, sizes[1])?;
+        let tokens: Vec<u32> = take(&mut rest, sizes[1])?;
+        let blocks: Vec<[u8; 32]> = take(&mut rest, sizes[2])?;
         let entry: ShardEntry = serde_json::from_slice(&json).ok()?;
         let published = fs::metadata(self.out.join(&entry.file)).ok()?;
         let documents = offsets.into_iter().zip(tokens).collect();
@@ -177,9 +186,11 @@ impl Work {
 
     /// Removes everything the run made; there is nothing to resume.
     pub(crate) fn abandon(self) {
-        let out = self.out.clone();
+        let (out, made_out) = (self.out.clone(), self.made_out);
         self.finish();
-        let _ = fs::remove_dir(out);
+        if made_out {
+            let _ = fs::remove_dir(out);
+        }
     }
 }
 
@@ -187,14 +198,44 @@ pub(crate) fn shard_name(number: usize) -> String {
     format!("shard-{number:05}.parquet")
 }
 
-fn column<T: bytemuck::Pod>(file: &File, at: u64, count: u64) -> Option<Vec<T>> {
-    let bytes = count.checked_mul(size_of::<T>() as u64)?;
-    if at.checked_add(bytes)? > file.size() {
-        return None;
+/// Cuts `count` values off the front.
+fn take<T: bytemuck::Pod>(bytes: &mut &[u8], count: u64) -> Option<Vec<T>> {
+    let length = usize::try_from(count).ok()?.checked_mul(size_of::<T>())?;
+    let (values, rest) = bytes.split_at_checked(length)?;
+    *bytes = rest;
+    Some(bytemuck::pod_collect_to_vec(values))
+}
+
+/// The dataset in `out`, if it is what `plan` would make.
+fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
+    if !out.join(manifest::FILE).exists() {
+        return Ok(None);
     }
-    let mut column = vec![T::zeroed(); usize::try_from(count).ok()?];
-    file.read_at(at, bytemuck::cast_slice_mut(&mut column)).ok()?;
-    Some(column)
+    let other = |differs| Error::OtherDataset { out: out.to_path_buf(), differs };
+    let manifest = Manifest::read(out)?;
+    if manifest.lineage.fingerprint != plan.fingerprint() {
+        return Err(other("inputs, options or tokenizer"));
+    }
+    if plan.reads_stdin() {
+        return Err(other("input: what comes through a pipe cannot be compared"));
+    }
+    // Names and sizes are equal. An input written after the dataset was is another one.
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let made = changed(&out.join(manifest::FILE));
+    if plan.files().any(|file| changed(&file.path) > made) {
+        return Err(other("inputs (an input has changed since)"));
+    }
+    // Killed between the manifest and the end: nothing is left to do but this.
+    let directory = out.join(WORK);
+    remove_spool(&directory);
+    let _ = fs::remove_dir_all(&directory);
+    Ok(Some(Start::Finished(Box::new(manifest))))
+}
+
+/// What a run makes in its output directory before the manifest.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("shard-")
+        || [manifest::INDEX, manifest::TOKENIZER, manifest::REMOVED].contains(&name)
 }
 
 /// `None`: no plan. `Some(None)`: one that this version does not understand.

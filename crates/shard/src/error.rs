@@ -22,6 +22,9 @@ pub enum Error {
     /// An input names nothing.
     #[error("{input}: no such file, directory or match")]
     NoInput { input: String },
+    /// A pipe, a device or a socket.
+    #[error("{path}: expected a regular file, found something else")]
+    NotAFile { path: PathBuf },
     /// Inputs were found, none of them readable as documents.
     #[error("{input}: holds no input file (*.jsonl, *.parquet, *.txt, *.md, also .gz and .zst)")]
     NothingToRead { input: String },
@@ -75,6 +78,9 @@ impl Error {
                 "`--on-error skip` keeps what could be read and goes on with the next file".into(),
             ),
             Self::NoInput { .. } => Some("check the spelling; quote a glob for the shell".into()),
+            Self::NotAFile { .. } => {
+                Some("a pipe is read from stdin: `… | forebay prep - --out DIR`".into())
+            }
             Self::NothingToRead { .. } => {
                 Some("name the files themselves, or give `--format jsonl|parquet|text`".into())
             }

@@ -18,7 +18,7 @@ use std::time::UNIX_EPOCH;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
-use crate::manifest;
+use crate::manifest::{self, Manifest};
 use crate::{Error, Result};
 
 mod cursor;
@@ -146,13 +146,15 @@ impl Source {
 /// Turns command line inputs into sources, in the order given, directories and globs sorted.
 ///
 /// A directory with a manifest is a dataset: its shards are read, in order. A file reached twice
-/// is read once.
+/// is read once, the directory `out` not at all.
 ///
 /// # Errors
 /// [`Error::NoInput`], [`Error::NothingToRead`], or a file that cannot be opened; under
 /// [`OnError::Skip`] too, since a misspelt input is no bad record.
-pub fn discover(inputs: &[String], options: &Options) -> Result<Vec<Source>> {
+pub fn discover(inputs: &[String], options: &Options, out: Option<&Path>) -> Result<Vec<Source>> {
     let mut found = Found { options, files: Vec::new(), seen: HashSet::new() };
+    // An output inside an input is not input.
+    found.seen.extend(out.and_then(|out| out.canonicalize().ok()));
     for input in inputs {
         found.add(input)?;
     }
@@ -217,13 +219,6 @@ impl Found<'_> {
     }
 
     fn add_directory(&mut self, directory: &Path) -> Result<()> {
-        if directory.join(manifest::FILE).is_file() {
-            let dataset = Dataset::open(directory)?;
-            for shard in &dataset.manifest().shards {
-                self.add_file(&directory.join(&shard.file), true)?;
-            }
-            return Ok(());
-        }
         let before = self.files.len();
         self.walk(directory)?;
         if self.files.len() == before {
@@ -234,6 +229,20 @@ impl Found<'_> {
 
     fn walk(&mut self, directory: &Path) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("list", directory, e);
+        // Links may lead in circles.
+        if !self.seen.insert(directory.canonicalize().map_err(wrap)?) {
+            return Ok(());
+        }
+        if Manifest::is_in(directory) {
+            let dataset = Dataset::open(directory)?;
+            for shard in &dataset.manifest().shards {
+                self.add_file(&directory.join(&shard.file), true)?;
+            }
+            return Ok(());
+        }
+        if directory.join(manifest::WORK).is_dir() {
+            return Err(Error::NotADataset { path: directory.to_path_buf() });
+        }
         let mut entries = std::fs::read_dir(directory)
             .map_err(wrap)?
             .map(|entry| entry.map(|entry| entry.path()))
@@ -256,14 +265,17 @@ impl Found<'_> {
 
     fn add_file(&mut self, path: &Path, is_shard: bool) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("open", path, e);
+        let metadata = std::fs::metadata(path).map_err(wrap)?;
+        if !metadata.is_file() {
+            return Err(Error::NotAFile { path: path.to_path_buf() });
+        }
         let canonical = path.canonicalize().map_err(wrap)?;
         if !self.seen.insert(canonical) {
             return Ok(());
         }
-        let metadata = std::fs::metadata(path).map_err(wrap)?;
         let format = match self.options.format {
             _ if is_shard => Format::Parquet,
-            Format::Auto => sniff(path).map_err(wrap)?,
+            Format::Auto => sniff(path)?,
             other => other,
         };
         let modified_ns = metadata
@@ -289,22 +301,24 @@ fn format_by_name(path: &Path) -> Option<Format> {
     }
 }
 
-/// By first bytes where they decide, then by name, then by the first character.
-fn sniff(path: &Path) -> std::io::Result<Format> {
-    let mut file = std::fs::File::open(path)?;
-    let mut magic = [0; 4];
-    let mut count = 0;
-    while count < magic.len() {
-        match file.read(&mut magic[count..])? {
-            0 => break,
-            n => count += n,
-        }
+/// By name; where that says nothing, by the first bytes, looking through compression.
+fn sniff(path: &Path) -> Result<Format> {
+    if let Some(named) = format_by_name(path) {
+        return Ok(named);
     }
-    if &magic == b"PAR1" {
+    let mut start = Vec::new();
+    let reader = decompress::open(path, &std::sync::Arc::default())?;
+    let read = reader.take(SNIFF_BYTES).read_to_end(&mut start);
+    if start.starts_with(b"PAR1") {
         return Ok(Format::Parquet);
     }
-    Ok(format_by_name(path).unwrap_or(if magic[0] == b'{' { Format::Jsonl } else { Format::Text }))
+    read.map_err(|error| Error::file(path, format!("broken at its start: {error}")))?;
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&start).trim_ascii_start();
+    Ok(if text.starts_with(b"{") { Format::Jsonl } else { Format::Text })
 }
+
+/// Enough for a byte order mark, white space and the first character.
+const SNIFF_BYTES: u64 = 4 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -321,7 +335,7 @@ mod tests {
         ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"].map(put);
         let root = dir.path().to_str().unwrap().to_owned();
         let inputs = [format!("{root}/b.jsonl"), root.clone()];
-        let sources = discover(&inputs, &Options::default()).unwrap();
+        let sources = discover(&inputs, &Options::default(), None).unwrap();
         let names: Vec<Vec<String>> = sources
             .iter()
             .map(|s| s.files().iter().map(|f| f.name().replace(&root, "")).collect())
@@ -333,9 +347,15 @@ mod tests {
     #[test]
     fn an_input_that_names_nothing_is_an_error() {
         let missing = ["/no/such/file.jsonl".to_owned()];
-        assert!(matches!(discover(&missing, &Options::default()), Err(Error::NoInput { .. })));
+        assert!(matches!(
+            discover(&missing, &Options::default(), None),
+            Err(Error::NoInput { .. })
+        ));
         let dir = tempfile::tempdir().unwrap();
         let empty = [dir.path().to_str().unwrap().to_owned()];
-        assert!(matches!(discover(&empty, &Options::default()), Err(Error::NothingToRead { .. })));
+        assert!(matches!(
+            discover(&empty, &Options::default(), None),
+            Err(Error::NothingToRead { .. })
+        ));
     }
 }

@@ -12,6 +12,8 @@ pub const FILE: &str = "manifest.json";
 pub const INDEX: &str = "documents.idx";
 /// Name of the copy of a tokenizer that is not built in.
 pub const TOKENIZER: &str = "tokenizer.json";
+/// Directory of an unfinished run.
+pub const WORK: &str = ".work";
 /// Directory of what was left out.
 pub const REMOVED: &str = "removed";
 /// Of the whole on-disk format; readers refuse a newer one.
@@ -168,8 +170,24 @@ impl Manifest {
             let expected = format!("at most {VERSION}");
             return Err(Error::corrupt(&path, "format version", expected, &value["version"]));
         }
-        serde_json::from_value(value)
-            .map_err(|e| Error::corrupt(&path, "manifest", "the fields of version 1", e))
+        let manifest: Self = serde_json::from_value(value)
+            .map_err(|e| Error::corrupt(&path, "manifest", "the fields of version 1", e))?;
+        let files = manifest.shards.iter().map(|shard| &shard.file);
+        let files = files.chain(manifest.index.iter().chain(&manifest.removed).map(|f| &f.file));
+        for file in files {
+            let plain = |part| matches!(part, std::path::Component::Normal(_));
+            if !Path::new(file).components().all(plain) {
+                return Err(Error::corrupt(&path, "file name", "one inside the dataset", file));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Does `directory` hold a manifest of ours? Others have files of that name too.
+    pub fn is_in(directory: &Path) -> bool {
+        let bytes = std::fs::read(directory.join(FILE)).unwrap_or_default();
+        let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        value["format"] == "forebay"
     }
 
     /// The bytes to publish.

@@ -1,5 +1,6 @@
 //! Checks a dataset against itself: every hash, every count, every index entry.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -67,8 +68,11 @@ pub fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Verifie
         }
     };
     out.counts(manifest);
+    out.removed(directory, manifest);
+    if let Some(index) = &index {
+        out.token_starts(index);
+    }
     let mut first = 0;
-    let mut token_start = 0;
     for (number, shard) in manifest.shards.iter().enumerate() {
         let entries = index.as_ref().map(|index| {
             let all = index.entries();
@@ -77,7 +81,7 @@ pub fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Verifie
             &all[first..end]
         });
         first += usize::try_from(shard.documents).unwrap_or(0);
-        out.shard(directory, shard, number, index.as_ref(), entries, &mut token_start);
+        out.shard(directory, shard, number, index.as_ref(), entries);
         progress(out.bytes);
     }
     out.strangers(directory, manifest);
@@ -126,9 +130,71 @@ impl Verified {
         }
     }
 
+    /// Tokens are counted through all documents without a gap.
+    fn token_starts(&mut self, index: &Index) {
+        let mut expected = 0;
+        for (document, entry) in index.entries().iter().enumerate() {
+            if entry.token_start != expected {
+                let found = entry.token_start;
+                let what =
+                    format!("document {document}: expected first token {expected}, found {found}");
+                return self.problem(manifest::INDEX, what);
+            }
+            expected += u64::from(entry.tokens);
+        }
+        if expected != index.tokens() {
+            let found = index.tokens();
+            self.problem(manifest::INDEX, format!("expected {expected} tokens, found {found}"));
+        }
+    }
+
+    /// Rows of `removed/` by reason against the counts, and files that the manifest does not name.
+    fn removed(&mut self, directory: &Path, manifest: &Manifest) {
+        let mut found: BTreeMap<String, u64> = BTreeMap::new();
+        for entry in &manifest.removed {
+            match reasons(&directory.join(&entry.file), &mut found) {
+                Ok(()) => {}
+                // The file's hash is wrong too, and reported.
+                Err(what) => return self.problem(&entry.file, what),
+            }
+        }
+        let counts = &manifest.counts;
+        let mut expected = counts.skipped.clone();
+        let dropped = [("empty", counts.empty), ("exact", counts.exact), ("fuzzy", counts.fuzzy)];
+        expected.extend(dropped.map(|(reason, count)| (reason.to_owned(), count)));
+        expected.retain(|_, count| *count > 0);
+        if found != expected {
+            let what = format!("expected {expected:?} left out (manifest), found {found:?}");
+            self.problem(manifest::REMOVED, what);
+        }
+        let stranger = |name: &str| manifest.removed.iter().all(|entry| entry.file != name);
+        for name in names(&directory.join(manifest::REMOVED)) {
+            let name = format!("{}/{name}", manifest::REMOVED);
+            if stranger(&name) {
+                self.problem(&name, "not in the manifest");
+            }
+        }
+    }
+
     fn counts(&mut self, manifest: &Manifest) {
         let sum = |of: fn(&ShardEntry) -> u64| manifest.shards.iter().map(of).sum::<u64>();
         let (documents, tokens) = (sum(|s| s.documents), sum(|s| s.tokens));
+        let (bytes, counts) = (sum(|s| s.text_bytes), &manifest.counts);
+        if bytes != manifest.text_bytes {
+            let expected = manifest.text_bytes;
+            self.problem(
+                manifest::FILE,
+                format!("{expected} bytes of text, its shards have {bytes}"),
+            );
+        }
+        let accounted = manifest.documents + counts.empty + counts.exact + counts.fuzzy;
+        if accounted != counts.read {
+            let read = counts.read;
+            self.problem(
+                manifest::FILE,
+                format!("{read} documents read, {accounted} kept or dropped"),
+            );
+        }
         if documents != manifest.documents {
             let expected = manifest.documents;
             self.problem(
@@ -149,7 +215,6 @@ impl Verified {
         number: usize,
         index: Option<&Index>,
         entries: Option<&[Entry]>,
-        token_start: &mut u64,
     ) {
         let file = &shard.file;
         let entry =
@@ -177,7 +242,7 @@ impl Verified {
                 }
             }
         }
-        match rows(&directory.join(file), entries, number, &map, token_start) {
+        match rows(&directory.join(file), entries, number, &map) {
             Ok((documents, tokens)) => {
                 self.documents += documents;
                 self.tokens += tokens;
@@ -198,18 +263,39 @@ impl Verified {
 
     /// Shards that the manifest does not name: nobody reads them, but nobody should have to guess.
     fn strangers(&mut self, directory: &Path, manifest: &Manifest) {
-        let Ok(entries) = std::fs::read_dir(directory) else { return };
-        let mut names: Vec<String> = entries
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|name| name.starts_with("shard-"))
-            .filter(|name| manifest.shards.iter().all(|shard| shard.file != *name))
-            .collect();
-        names.sort();
-        for name in names {
-            self.problem(&name, "not in the manifest");
+        let shards = names(directory).into_iter().filter(|name| name.starts_with("shard-"));
+        for name in shards {
+            if manifest.shards.iter().all(|shard| shard.file != name) {
+                self.problem(&name, "not in the manifest");
+            }
         }
     }
+}
+
+/// Names in a directory, sorted; none if it cannot be listed.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Counts the rows of a file of `removed/` by reason.
+fn reasons(path: &Path, found: &mut BTreeMap<String, u64>) -> std::result::Result<(), String> {
+    let file = File::open(path).map_err(|error| format!("cannot open: {error}"))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(ParquetRecordBatchReaderBuilder::build)
+        .map_err(|error| format!("cannot be decoded: {error}"))?;
+    for batch in reader {
+        let batch = batch.map_err(|error| format!("cannot be decoded: {error}"))?;
+        let column = batch.column_by_name("reason").and_then(|c| c.as_string_opt::<i32>());
+        let column = column.ok_or("expected a column `reason` of strings, found none")?;
+        for reason in column.iter().flatten() {
+            *found.entry(reason.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(())
 }
 
 /// Decodes the shard's tokens and compares them with the bytes that the index points to.
@@ -218,7 +304,6 @@ fn rows(
     entries: Option<&[Entry]>,
     number: usize,
     map: &[u8],
-    token_start: &mut u64,
 ) -> std::result::Result<(u64, u64), String> {
     let broken = |error: parquet::errors::ParquetError| format!("cannot be decoded: {error}");
     let file = File::open(path).map_err(|error| format!("cannot open: {error}"))?;
@@ -249,7 +334,6 @@ fn rows(
             let start = usize::try_from(entry.offset).unwrap_or(usize::MAX);
             let bytes: &[u8] = bytemuck::cast_slice(values);
             if entry.shard as usize != number
-                || entry.token_start != *token_start
                 || entry.tokens as usize != values.len()
                 || map.get(start..start.saturating_add(bytes.len())) != Some(bytes)
             {
@@ -260,7 +344,6 @@ fn rows(
                     values.len()
                 ));
             }
-            *token_start += values.len() as u64;
             tokens += values.len() as u64;
             row += 1;
         }

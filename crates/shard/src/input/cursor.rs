@@ -129,15 +129,10 @@ impl Lines {
         let mut want = part_bytes;
         let cut = loop {
             if let Err(error) = self.fill(want, taken) {
-                // Complete lines before the break are whole records; the torn one is not.
-                self.carry.truncate(last_line_end(&self.carry).unwrap_or(0));
-                self.at_end = true;
                 if options.on_error == OnError::Fail {
                     return Err(error);
                 }
-                let (source, detail) = (self.file.name(), error.to_string());
-                let position = self.offset + self.carry.len() as u64;
-                skipped.push(Skipped { source, position, reason: Reason::BrokenFile, detail });
+                skipped.push(self.break_off(&error));
                 break self.carry.len();
             }
             if let Some(end) = last_line_end(&self.carry) {
@@ -154,7 +149,10 @@ impl Lines {
                 if options.on_error == OnError::Fail {
                     break 0;
                 }
-                self.drop_line(taken)?;
+                if let Err(error) = self.drop_line(taken) {
+                    skipped.push(self.break_off(&error));
+                    break self.carry.len();
+                }
             }
             want = (self.carry.len() as u64).max(part_bytes) + READ_BYTES;
         };
@@ -170,6 +168,16 @@ impl Lines {
         Ok(Some(Part { next, data, skipped }))
     }
 
+    /// Ends a stream that cannot be read on. Complete lines before the break are whole records;
+    /// the torn one is not.
+    fn break_off(&mut self, error: &Error) -> Skipped {
+        self.carry.truncate(last_line_end(&self.carry).unwrap_or(0));
+        self.at_end = true;
+        let (source, detail) = (self.file.name(), error.to_string());
+        let position = self.offset + self.carry.len() as u64;
+        Skipped { source, position, reason: Reason::BrokenFile, detail }
+    }
+
     /// Reads until `carry` holds `want` bytes or the stream ends.
     fn fill(&mut self, want: u64, taken: &Arc<AtomicU64>) -> Result<()> {
         if self.at_end {
@@ -177,7 +185,7 @@ impl Lines {
         }
         let reader = match &mut self.reader {
             Some(reader) => reader,
-            empty => empty.insert(decompress::open(&self.file, taken)?),
+            empty => empty.insert(decompress::open(&self.file.path, taken)?),
         };
         let missing = want.saturating_sub(self.carry.len() as u64);
         let read = reader.take(missing).read_to_end(&mut self.carry).map_err(|error| {

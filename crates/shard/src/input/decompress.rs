@@ -5,18 +5,20 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::InputFile;
+use std::path::Path;
+
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Opens `file` and undoes its compression, told by the first bytes. `taken` counts file bytes.
-pub(super) fn open(file: &InputFile, taken: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
-    let wrap = |e| Error::from(forebay_store::Error::io("open", &file.path, e));
-    let raw: Box<dyn Read + Send> = if file.is_stdin() {
+/// Opens a file, `-` for stdin, and undoes its compression, told by the first bytes. `taken`
+/// counts bytes of the file.
+pub(super) fn open(path: &Path, taken: &Arc<AtomicU64>) -> Result<Box<dyn Read + Send>> {
+    let wrap = |e| Error::from(forebay_store::Error::io("open", path, e));
+    let raw: Box<dyn Read + Send> = if path.as_os_str() == "-" {
         Box::new(io::stdin())
     } else {
-        Box::new(File::open(&file.path).map_err(wrap)?)
+        Box::new(File::open(path).map_err(wrap)?)
     };
     let counted = Counted { inner: raw, taken: Arc::clone(taken) };
     let mut buffered = BufReader::with_capacity(BUFFER_BYTES, counted);

@@ -1,4 +1,4 @@
-//! JSON lines: an object a line; strict JSON, duplicate keys: the last one counts.
+//! JSON lines: an object a line; strict JSON, at any depth; of equal keys the last one counts.
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -82,7 +82,7 @@ impl Record {
     ) -> std::result::Result<(), (Reason, String)> {
         let mut fields =
             Fields { text_field, id_field, record: self, text: Found::Missing, id: Found::Missing };
-        let mut json = sonic_rs::Deserializer::from_slice(line);
+        let mut json = serde_json::Deserializer::from_slice(line);
         let read = (&mut fields).deserialize(&mut json).and_then(|()| json.end());
         let (text, id) = (fields.text, fields.id);
         if let Err(error) = read {

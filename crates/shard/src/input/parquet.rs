@@ -4,7 +4,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::{Array, ArrayRef, BinaryArray, LargeBinaryArray, LargeStringArray};
-use arrow::compute::cast;
+use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
@@ -50,7 +50,15 @@ impl Rows {
                 return Err(Error::file(&file.path, what));
             }
             let mut columns = vec![text];
-            columns.extend(schema.index_of(&options.id_field));
+            if let Ok(id) = schema.index_of(&options.id_field) {
+                let (name, kind) = (&options.id_field, schema.field(id).data_type());
+                if kind.is_nested() || !can_cast_types(kind, &DataType::LargeUtf8) {
+                    let what =
+                        format!("column `{name}`: expected strings or integers, found {kind}");
+                    return Err(Error::file(&file.path, what));
+                }
+                columns.push(id);
+            }
             if file.is_shard {
                 columns.extend(schema.index_of("source"));
             }
@@ -182,10 +190,9 @@ fn bytes_of(file: &InputFile, batch: &RecordBatch, name: &str) -> Result<LargeBi
         .column_by_name(name)
         .ok_or_else(|| wrong(format!("column `{name}` is gone between row groups")))?;
     // Strings are known to be UTF-8, binaries are checked value by value: both pass as bytes.
-    let column = if matches!(column.data_type(), DataType::Dictionary(..)) {
-        cast(column, &DataType::LargeUtf8).map_err(|e| wrong(e.to_string()))?
-    } else {
-        column.clone()
+    let column = match column.data_type() {
+        DataType::Dictionary(_, value) => cast(column, value).map_err(|e| wrong(e.to_string()))?,
+        _ => column.clone(),
     };
     if let Some(binary) = column.as_any().downcast_ref::<BinaryArray>() {
         return Ok(binary.iter().collect());

@@ -17,7 +17,7 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
         let limit = out.options.max_record_bytes;
         // Progress counts these files when the cursor hands them out.
         let uncounted = Arc::new(AtomicU64::new(0));
-        let read = decompress::open(file, &uncounted).and_then(|reader| {
+        let read = decompress::open(&file.path, &uncounted).and_then(|reader| {
             reader
                 .take(limit + 1)
                 .read_to_end(&mut bytes)
