@@ -59,3 +59,29 @@ fn preparation_and_training_meet_only_on_disk() {
         assert!(!manifest.contains(&format!("forebay-{other}")), "{crate_} knows {other}");
     }
 }
+
+/// The list in deny.toml, checked without cargo-deny: it must not need a download to be kept.
+#[test]
+fn every_dependency_has_an_allowed_licence() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let deny = fs::read_to_string(root.join("deny.toml")).unwrap();
+    let allowed = deny.split("allow = [").nth(1).unwrap().split(']').next().unwrap();
+    let allowed: BTreeSet<&str> = allowed.split('"').skip(1).step_by(2).collect();
+
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform"]);
+    let output = cargo.arg("x86_64-unknown-linux-gnu").current_dir(root).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 50);
+    for package in packages {
+        let licence = package["license"].as_str().unwrap_or("none");
+        // Either side of an OR will do, all of an AND must.
+        let either = licence.replace('/', " OR ").replace(['(', ')'], "");
+        let fine = either
+            .split(" OR ")
+            .any(|all| all.split(" AND ").all(|one| allowed.contains(one.trim())));
+        assert!(fine, "{} is under {licence}", package["name"]);
+    }
+}

@@ -1,0 +1,54 @@
+use divan::counter::ItemsCount;
+use divan::{Bencher, black_box};
+use forebay_load::{Batch, Config, Loader, Permutation};
+use forebay_pipeline::{Execution, Options, Progress, Steps};
+use forebay_shard::input;
+use forebay_transform::dedup::Keep;
+use forebay_transform::tokenize::{self, DEFAULT, EosPolicy, SpecialTokens, Vocabulary};
+
+use crate::sample;
+
+/// Items are tokens.
+#[divan::bench(args = [512, 2048, 8192])]
+fn next_batch(bencher: Bencher, seq_len: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let special_tokens = SpecialTokens::Parse;
+    let options = Options {
+        input: input::Options::default(),
+        steps: Steps {
+            exact: false,
+            fuzzy: None,
+            keep: Keep::First,
+            tokenize: Some(tokenize::Options { eos: EosPolicy::Auto, special_tokens }),
+            shuffle: Some(0),
+        },
+        keep_text: false,
+        shard_bytes: 256 << 20,
+    };
+    let execution = Execution { threads: 1, memory_bytes: 1 << 30, tmp_dir: None, fresh: false };
+    let inputs = [sample().to_string_lossy().into_owned()];
+    let vocabulary = Vocabulary::open(DEFAULT).unwrap();
+    let progress = Progress::default();
+    let vocabulary = Some(&vocabulary);
+    forebay_pipeline::run("prep", &inputs, &out, &options, vocabulary, &execution, &progress)
+        .unwrap();
+
+    let config = Config { seq_len, batch_size: 8, rank: 0, world_size: 1, seed: Some(0) };
+    let mut loader = Loader::open(&out, config).unwrap();
+    let mut batch = Batch::default();
+    bencher.counter(ItemsCount::new(8 * seq_len)).bench_local(|| {
+        loader.next_batch(&mut batch).unwrap();
+        black_box(&batch);
+    });
+}
+
+#[divan::bench(args = [97_656, 10_000_000_000])]
+fn permutation(bencher: Bencher, samples: u64) {
+    let order = Permutation::new(samples, 1, 0);
+    let mut position = 0;
+    bencher.bench_local(|| {
+        position = (position + 1) % samples;
+        black_box(order.at(position))
+    });
+}
