@@ -1,17 +1,13 @@
 //! Arguments that several verbs share.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::{Args, ValueEnum, value_parser};
-use forebay_pipeline::{Execution, Finished, Options, Steps};
 use forebay_shard::input;
 use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy};
 use forebay_transform::tokenize::{self, EosPolicy, Vocabulary};
 
 use crate::format::{parse_bytes, parse_record_bytes};
-use crate::progress::Bar;
 
 /// Options of every verb.
 #[derive(Args, Clone)]
@@ -216,43 +212,5 @@ impl Global {
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads.map_or_else(cores, std::num::NonZero::get)
-    }
-
-    /// Runs the pipeline with progress on stderr; Ctrl-C stops it after the unit in hand.
-    pub fn run(
-        &self,
-        stage: &str,
-        inputs: &Inputs,
-        output: &Output,
-        steps: Steps,
-        keep_text: bool,
-        vocabulary: Option<&Vocabulary>,
-    ) -> anyhow::Result<Finished> {
-        let options =
-            Options { input: inputs.options(), steps, keep_text, shard_bytes: output.shard_size };
-        let execution = Execution {
-            threads: self.threads(),
-            memory_bytes: self.memory,
-            tmp_dir: self.tmp_dir.clone(),
-            fresh: output.fresh,
-        };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second one ends it at once.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
-        let bar = Bar::start(self, stop);
-        let finished = forebay_pipeline::run(
-            stage,
-            &inputs.inputs,
-            &output.out,
-            &options,
-            vocabulary,
-            &execution,
-            bar.progress(),
-        );
-        drop(bar);
-        Ok(finished?)
     }
 }

@@ -1,11 +1,9 @@
-use std::time::Instant;
-
 use clap::Args;
 use forebay_pipeline::Steps;
 
 use crate::args::{DedupArgs, Global, Inputs, Output};
-use crate::prep::tell;
 use crate::report::Report;
+use crate::run::Run;
 
 /// Drop equal and similar documents, keeping one of each cluster; text in, text out, in order
 #[derive(Args)]
@@ -27,9 +25,8 @@ impl Dedup {
             tokenize: None,
             shuffle: None,
         };
-        let start = Instant::now();
-        let finished = global.run("dedup", &self.inputs, &self.output, steps, true, None)?;
-        tell(report, &self.output, &finished, start.elapsed());
-        Ok(())
+        let (inputs, output) = (&self.inputs, &self.output);
+        let run = Run { stage: "dedup", inputs, output, steps, keep_text: true, vocabulary: None };
+        run.run(global, report)
     }
 }

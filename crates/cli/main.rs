@@ -10,6 +10,7 @@ mod load;
 mod prep;
 mod progress;
 mod report;
+mod run;
 mod tokenize;
 mod verify;
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use forebay_pipeline::{Progress, Snapshot, Unit};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::Global;
 use crate::format;
 
 const TICK: Duration = Duration::from_millis(100);
@@ -23,11 +22,10 @@ pub struct Bar {
 }
 
 impl Bar {
-    pub fn start(global: &Global, stop: Arc<AtomicBool>) -> Self {
+    /// `wanted`: show it; `verbose`: say how long each stage took. `stop` ends the run when set.
+    pub fn start(wanted: bool, verbose: bool, stop: Arc<AtomicBool>) -> Self {
         let progress = Arc::new(Progress::new(stop));
         let ended = Arc::new(AtomicBool::new(false));
-        let wanted = !global.quiet && !global.no_progress;
-        let verbose = global.verbose;
         let thread = (wanted || verbose).then(|| {
             let (progress, ended) = (Arc::clone(&progress), Arc::clone(&ended));
             std::thread::spawn(move || show(&progress, &ended, wanted, verbose))

@@ -1,12 +1,10 @@
-use std::time::Instant;
-
 use clap::Args;
 use forebay_pipeline::Steps;
 use forebay_transform::dedup::Keep;
 
 use crate::args::{Global, Inputs, Output, TokenizeArgs};
-use crate::prep::tell;
 use crate::report::Report;
+use crate::run::Run;
 
 /// Turn documents into tokens, in order; those without any text are left out
 #[derive(Args)]
@@ -32,16 +30,14 @@ impl Tokenize {
             tokenize: Some(self.tokenize.options()),
             shuffle: None,
         };
-        let start = Instant::now();
-        let finished = global.run(
-            "tokenize",
-            &self.inputs,
-            &self.output,
+        let run = Run {
+            stage: "tokenize",
+            inputs: &self.inputs,
+            output: &self.output,
             steps,
-            self.keep_text,
-            Some(&vocabulary),
-        )?;
-        tell(report, &self.output, &finished, start.elapsed());
-        Ok(())
+            keep_text: self.keep_text,
+            vocabulary: Some(&vocabulary),
+        };
+        run.run(global, report)
     }
 }

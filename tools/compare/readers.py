@@ -2,7 +2,9 @@
 """Reads a dataset with pyarrow and DuckDB and compares: the tokens that `documents.idx` points to, those that `forebay load`
 hands out, and, if the text was kept, the text that Hugging Face `tokenizers` decodes them to.
 
-    python tools/compare/readers.py DATASET [--binary forebay] [--samples 500]
+    python tools/compare/readers.py DATASET [--binary forebay] [--samples 500] [--encode]
+
+With --encode the reference encodes every kept text, too, which takes a core an hour for 4 GB.
 """
 import argparse
 import json
@@ -26,6 +28,7 @@ def main():
     parser.add_argument("dataset", type=pathlib.Path)
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/forebay")
     parser.add_argument("--samples", type=int, default=500, help="samples of `forebay load` to compare")
+    parser.add_argument("--encode", action="store_true", help="compare all ids with those of the reference")
     args = parser.parse_args()
 
     manifest = json.loads((args.dataset / "manifest.json").read_text())
@@ -67,6 +70,9 @@ def main():
                 kept = table["text"][start : start + 256].to_pylist()
                 assert decoded == kept, f"{path}: decoded tokens differ from the kept text after row {start}"
                 texts += len(decoded)
+                if args.encode:
+                    for text, ids in zip(kept, lists[start : start + 256]):
+                        assert vocabulary.encode(text, add_special_tokens=False).ids == ids, f"{path}: other ids: {text[:60]!r}"
         stream.append(flat)
     assert row == documents
     stream = np.concatenate(stream)

@@ -24,12 +24,14 @@ use crate::{Error, Result};
 mod cursor;
 mod decompress;
 mod jsonl;
+mod output;
 mod parquet;
 mod part;
 mod text;
 
 pub use cursor::Cursor;
-pub use part::{Parsed, Part};
+pub use output::Parsed;
+pub use part::Part;
 
 /// How inputs are read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

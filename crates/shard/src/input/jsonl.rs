@@ -4,7 +4,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use std::fmt;
 
 use super::InputFile;
-use super::part::Output;
+use super::output::Output;
 use crate::Result;
 use crate::document::{Document, Reason};
 
@@ -36,18 +36,18 @@ pub(super) fn parse(
             out.record(&source, position, Reason::TooLong, detail)?;
             continue;
         }
-        let lossy;
-        if !all_utf8 && let Err(error) = std::str::from_utf8(line) {
-            if !out.replaces() {
-                let at = position + error.valid_up_to() as u64;
-                let byte = line[error.valid_up_to()];
-                let detail = format!("byte {at}: expected UTF-8, found 0x{byte:02x}");
-                out.record(&source, position, Reason::InvalidUtf8, detail)?;
-                continue;
-            }
-            out.parsed.replaced += 1;
-            lossy = String::from_utf8_lossy(line);
-            line = lossy.as_bytes();
+        let text;
+        if !all_utf8 {
+            text = match out.utf8(line) {
+                Ok(text) => text,
+                Err(at) => {
+                    let (byte, at) = (line[at], position + at as u64);
+                    let detail = format!("byte {at}: expected UTF-8, found 0x{byte:02x}");
+                    out.record(&source, position, Reason::InvalidUtf8, detail)?;
+                    continue;
+                }
+            };
+            line = text.as_bytes();
         }
         match record.read(line, &out.options.text_field, &out.options.id_field) {
             Ok(()) => {

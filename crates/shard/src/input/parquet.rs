@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-use super::part::Output;
+use super::output::Output;
 use super::{InputFile, Options};
 use crate::document::{Document, Reason};
 use crate::{Error, Result};
@@ -153,16 +153,10 @@ pub(super) fn parse(
                 out.record(&name, at, Reason::TooLong, detail)?;
                 continue;
             }
-            let lossy;
-            let text = match std::str::from_utf8(bytes) {
+            let text = match out.utf8(bytes) {
                 Ok(text) => text,
-                Err(_) if out.replaces() => {
-                    out.parsed.replaced += 1;
-                    lossy = String::from_utf8_lossy(bytes);
-                    &lossy
-                }
-                Err(error) => {
-                    let byte = bytes[error.valid_up_to()];
+                Err(place) => {
+                    let byte = bytes[place];
                     let detail = format!("row {at}: expected UTF-8, found 0x{byte:02x}");
                     out.record(&name, at, Reason::InvalidUtf8, detail)?;
                     continue;
@@ -175,7 +169,7 @@ pub(super) fn parse(
             out.parsed.documents.push(&Document {
                 id: id.as_deref(),
                 source: source.as_deref().unwrap_or(&name),
-                text,
+                text: &text,
                 file: file.index,
                 position: at,
             });

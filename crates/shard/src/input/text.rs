@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::part::Output;
+use super::output::Output;
 use super::{InputFile, OnError, decompress};
 use crate::document::{Document, Reason};
 use crate::{Error, Result};
@@ -37,22 +37,16 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
             continue;
         }
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        let lossy;
-        let text = match std::str::from_utf8(bytes) {
+        let text = match out.utf8(bytes) {
             Ok(text) => text,
-            Err(_) if out.replaces() => {
-                out.parsed.replaced += 1;
-                lossy = String::from_utf8_lossy(bytes);
-                &lossy
-            }
-            Err(error) => {
-                let at = error.valid_up_to();
+            Err(at) => {
                 let detail = format!("expected UTF-8, found byte 0x{:02x} at byte {at}", bytes[at]);
                 out.record(&source, 0, Reason::InvalidUtf8, detail)?;
                 continue;
             }
         };
-        let document = Document { id: None, source: &source, text, file: file.index, position: 0 };
+        let document =
+            Document { id: None, source: &source, text: &text, file: file.index, position: 0 };
         out.parsed.documents.push(&document);
     }
     Ok(())
