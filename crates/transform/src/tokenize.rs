@@ -6,6 +6,10 @@
 //!
 //! Truncation and padding that a `tokenizer.json` may ask for are for inference and are not
 //! applied: a document is encoded whole. No file is fetched from anywhere.
+//!
+//! `fastokens` spreads one long text over all cores unless the environment variable
+//! `FASTOKENS_BPE_THREADS` is 1 when it first encodes; the command line sets it, so that
+//! `--threads` holds. Libraries that embed this decide for themselves.
 
 use std::path::{Path, PathBuf};
 
