@@ -136,6 +136,24 @@ fn an_output_inside_its_input_is_not_input() {
     prep(&[&input], &dir.path().join("no"), &more).complains(&["half", "not a dataset"]);
 }
 
+/// Many small files: as many spool parts, all open at once.
+#[test]
+fn many_files_are_no_trouble() {
+    let dir = temp();
+    let input = dir.path().join("in");
+    for n in 0..1_200 {
+        write(
+            input.join(format!("{n:04}.jsonl")),
+            line(&n.to_string(), &format!("file number {n}")),
+        );
+    }
+    let out = dir.path().join("out");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -Sn 256; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_forebay"), "prep"]);
+    ran(shell.arg(&input).arg("--out").arg(&out).arg("--no-fuzzy")).exits(0);
+    assert_eq!(rows(&out).len(), 1_200);
+}
+
 #[test]
 fn runs_may_share_a_directory_for_scratch_files() {
     let dir = temp();

@@ -79,10 +79,12 @@ fn open_parts(work: &Work, counts: &[u32]) -> Result<Vec<Part>> {
     for (source, &count) in counts.iter().enumerate() {
         for number in 0..count {
             let path = work.part(source, number);
-            let part = Part::open(&path).ok_or_else(|| {
+            let Some(part) = Part::open(&path) else {
+                // Says why, if it cannot be opened at all.
+                forebay_store::File::open(&path)?;
                 let what = "is missing or torn; run with `--fresh`";
-                forebay_shard::Error::file(&path, what)
-            })?;
+                return Err(forebay_shard::Error::file(&path, what).into());
+            };
             parts.push(part);
         }
     }

@@ -5,6 +5,7 @@ use forebay_shard::manifest::{self, Counts, FileEntry, Lineage, Manifest, ShardE
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
 use forebay_transform::tokenize::{Tokenizer, Vocabulary};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::dedup::{self, Survivors};
 use crate::plan::{Execution, Options, Plan};
@@ -61,6 +62,7 @@ pub fn run(
         }
     };
     let resumed = work.resumed;
+    allow_many_files();
 
     let load = || {
         let loaded = load_tokenizer(&work, vocabulary);
@@ -102,6 +104,14 @@ pub fn run(
     work.finish();
     let notes = tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
     Ok(Finished { manifest, already: false, resumed, notes })
+}
+
+/// All parts of the spool are open at once: take as many descriptors as the system gives.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it, the error of a run with thousands of parts says what to do.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option<Tokenizer>> {

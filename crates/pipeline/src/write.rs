@@ -17,9 +17,10 @@ use crate::spool::{Part, Row};
 use crate::work::{Work, shard_name};
 use crate::{Error, Result};
 
-/// Text that a thread gathers and encodes at once: with its tokens it fits the outer caches of
-/// no machine, and the spool is read in pieces of this over the number of parts.
+/// Text that a thread gathers and encodes at once, at least.
 const ITEM_BYTES: u64 = 4 << 20;
+/// What is read of one part for one item, about: less, and the disk does nothing but seek.
+const PIECE_BYTES: u64 = 64 << 10;
 /// The range of keys is cut at multiples of 2^48, fine enough for shards of equal size.
 const BUCKET_SHIFT: u32 = 48;
 const BUCKETS: usize = 1 << (64 - BUCKET_SHIFT);
@@ -34,7 +35,10 @@ pub(crate) fn run(
     progress: &Progress,
 ) -> Result<Vec<ShardEntry>> {
     let spool = Spool::new(parts, survivors);
-    let items = spool.items(work)?;
+    // An item is held as text and as tokens, by every thread and in the queue behind it.
+    let most = execution.memory_bytes / (8 * execution.threads as u64);
+    let item_bytes = (PIECE_BYTES * parts.len() as u64).min(most).max(ITEM_BYTES);
+    let items = spool.items(work, item_bytes)?;
     let shards = items.last().map_or(0, |item| item.shard + 1);
     let mut done: Vec<Option<ShardEntry>> =
         (0..shards).map(|number| work.shard(number).map(|(entry, _)| entry)).collect();
@@ -127,8 +131,8 @@ impl<'a> Spool<'a> {
     }
 
     /// Cuts the output order into shards of equal text and those into items.
-    fn items(&self, work: &Work) -> Result<Vec<Item>> {
-        let mut cutter = Cutter::new(work.plan.options.shard_bytes);
+    fn items(&self, work: &Work, item_bytes: u64) -> Result<Vec<Item>> {
+        let mut cutter = Cutter::new(work.plan.options.shard_bytes, item_bytes);
         if work.plan.options.steps.shuffle.is_some() {
             let mut buckets = vec![0; BUCKETS];
             self.each_row(|_, _, row| {
@@ -199,6 +203,7 @@ impl<'a> Spool<'a> {
 /// Cuts a sequence of ranges into shards and items by the text they hold.
 struct Cutter {
     shard_bytes: u64,
+    item_bytes: u64,
     /// Text of all, text of a shard if all are equal, text pushed so far.
     total: u64,
     shards: u64,
@@ -207,8 +212,8 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn new(shard_bytes: u64) -> Self {
-        Self { shard_bytes, total: 0, shards: 1, before: 0, items: Vec::new() }
+    fn new(shard_bytes: u64, item_bytes: u64) -> Self {
+        Self { shard_bytes, item_bytes, total: 0, shards: 1, before: 0, items: Vec::new() }
     }
 
     fn total(&mut self, total: u64) {
@@ -228,7 +233,7 @@ impl Cutter {
         let shard = if full { opened + 1 } else { opened };
         if let Some(last) = self.items.last_mut()
             && last.shard == shard
-            && last.text_bytes < ITEM_BYTES
+            && last.text_bytes < self.item_bytes
             && last.range.extend(range)
         {
             last.text_bytes += text_bytes;

@@ -20,6 +20,9 @@ pub enum Error {
     Locked { path: PathBuf },
 }
 
+/// `EMFILE`; [`std::io::ErrorKind`] has no name for it.
+const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
 fn place(offset: &Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
 }
@@ -33,6 +36,9 @@ impl Error {
     /// The next thing to try, as one sentence.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Io { source, .. } if source.raw_os_error() == Some(TOO_MANY_FILES) => {
+                Some("raise the limit on open files: `ulimit -n 1000000`".into())
+            }
             Self::Io { source, path, .. } => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                     Some("free some space, then run the same command again: it resumes".into())
