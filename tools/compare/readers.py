@@ -11,7 +11,6 @@ import json
 import pathlib
 import struct
 import subprocess
-import sys
 
 import duckdb
 import numpy as np
@@ -83,8 +82,9 @@ def main():
         for sample in shown:
             at = sample["sample"] * seq_len
             assert sample["input_ids"] == stream[at : at + seq_len].tolist(), f"sample {sample['sample']} differs"
+    encoded = f", and tokenizers {tokenizers.__version__} gives the same ids" if args.encode else ""
     print(f"{documents:,} documents, {tokens:,} tokens: documents.idx, pyarrow and DuckDB agree; {texts:,} texts decode to "
-          f"themselves; {2 * args.samples:,} samples of `forebay load` are what Parquet holds", file=sys.stdout)
+          f"themselves{encoded}; {2 * args.samples:,} samples of `forebay load` are what Parquet holds")
 
 
 if __name__ == "__main__":
