@@ -21,6 +21,10 @@ use clap::{Parser, Subcommand};
 use crate::args::Global;
 use crate::report::Report;
 
+/// Buffers of megabytes come and go with every task; this one keeps them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Raw text in, training batches out.
 #[derive(Parser)]
 #[command(

@@ -101,6 +101,7 @@ def main():
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/forebay")
     parser.add_argument("--runs", type=int, default=5, help="of each tool on a fifth, of forebay on the whole")
     parser.add_argument("--whole-runs", type=int, default=1, help="of datatrove on the whole input")
+    parser.add_argument("--only-forebay", action="store_true", help="leave the peers out")
     parser.add_argument("--core", default="1")
     args = parser.parse_args()
 
@@ -112,8 +113,14 @@ def main():
         small = fifth(args.inputs, work)
 
         part, whole = ({"forebay": [], "datatrove": []} for _ in range(2))
+        if args.only_forebay:
+            args.whole_runs = 0
+            part = whole = {"forebay": []}
         for number in range(args.runs):
             print(f"run {number + 1} of {args.runs}", file=sys.stderr)
+            if args.only_forebay:
+                whole["forebay"].append(prep(args.binary, args.inputs, work, 1, args.core))
+                continue
             part["forebay"].append(prep(args.binary, small, work, 1, args.core))
             part["datatrove"].append(datatrove(small, work, vocabulary, args.core))
             whole["forebay"].append(prep(args.binary, args.inputs, work, 1, args.core))
@@ -134,18 +141,21 @@ def main():
     tools = f"{version} (release build), datatrove 0.10.1 with tokenizers 0.23, Python {platform.python_version()}"
     machine = f"{os.cpu_count()} × {model}, Linux {platform.release()}"
     speedup = [s["one_wall_seconds"] / s["two_wall_seconds"] for s in scaling]
+    peers = [] if args.only_forebay else [
+        *rows(f"every fifth document, {part['forebay'][0]['text_bytes_in'] / 1e6:.1f} MB", part),
+        "",
+        f"Ratio of medians: **{ratio(whole):.0f}×** on the whole corpus, {ratio(part):.0f}× on the fifth, where loading the "
+        "vocabulary weighs more.",
+    ]
     lines = [
-        "# prep: raw text to shuffled tokens, against datatrove",
+        "# prep: raw text to shuffled tokens",
         "",
         f"{datetime.date.today()}, {machine}; {tools}. One core, one run of the script, tools in turn; median (min–max).",
         "",
         "| corpus | tool | runs | CPU s | MB of text per CPU s | peak RSS | kept | tokens |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
         *rows(f"whole, {whole['forebay'][0]['text_bytes_in'] / 1e6:.1f} MB", whole),
-        *rows(f"every fifth document, {part['forebay'][0]['text_bytes_in'] / 1e6:.1f} MB", part),
-        "",
-        f"Ratio of medians: **{ratio(whole):.0f}×** on the whole corpus, {ratio(part):.0f}× on the fifth, where loading the "
-        "vocabulary weighs more.",
+        *peers,
         "",
         f"Two threads against one, wall time, pair by pair: {spread(speedup)}×.",
         f"`load` from a warm page cache, one core: {spread([r['tokens_per_second'] / 1e6 for r in load], 0)} M tokens/s; "

@@ -71,7 +71,7 @@ impl Plan {
     /// Parts are as large as keeps their number in the thousands: the write stage reads a piece of
     /// every part for every few megabytes of output.
     pub(crate) fn part_bytes(input_bytes: u64) -> u64 {
-        (input_bytes / 2048).clamp(8 * MIB, 256 * MIB)
+        (input_bytes / 2048).clamp(4 * MIB, 256 * MIB)
     }
 
     pub(crate) fn input_bytes(&self) -> u64 {
