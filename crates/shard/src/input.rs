@@ -334,7 +334,8 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "{}\n").unwrap();
         };
-        ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"].map(put);
+        let names = ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"];
+        names.iter().for_each(|name| put(name));
         let root = dir.path().to_str().unwrap().to_owned();
         let inputs = [format!("{root}/b.jsonl"), root.clone()];
         let sources = discover(&inputs, &Options::default(), None).unwrap();
