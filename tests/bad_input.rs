@@ -438,3 +438,31 @@ fn a_full_disk_is_named_and_the_run_resumes() {
     resumed.unwrap().exits(0);
     assert_eq!(found.unwrap(), hashes(prepared()));
 }
+
+/// Files that go between the listing and the reading.
+#[test]
+fn a_file_that_disappears_is_named_or_skipped() {
+    use forebay_shard::input::{Cursor, OnError, Options, discover};
+    for (name, bytes) in [
+        ("gone.jsonl", line("a", "text").into_bytes()),
+        ("gone.txt", b"text".to_vec()),
+        ("gone.parquet", fs::read(sample().join("sqlite.parquet")).unwrap()),
+    ] {
+        let dir = temp();
+        let path = write(dir.path().join(name), bytes);
+        let inputs = [path.to_str().unwrap().to_owned()];
+        let sources = discover(&inputs, &Options::default(), None).unwrap();
+        fs::remove_file(&path).unwrap();
+        let read = |options: &Options| {
+            let mut cursor = Cursor::new(&sources[0], options, 1 << 20, &Default::default());
+            cursor.next_part()?.expect("a part that says what is wrong").parse(options)
+        };
+        let error = read(&Options::default()).unwrap_err();
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(error.hint().is_some(), "{error}");
+        let skip = Options { on_error: OnError::Skip, ..Options::default() };
+        let parsed = read(&skip).unwrap();
+        assert_eq!((parsed.documents.len(), parsed.skipped.len()), (0, 1), "{name}");
+        assert!(parsed.skipped[0].detail.contains(name), "{:?}", parsed.skipped);
+    }
+}
