@@ -7,7 +7,7 @@ use forebay_transform::dedup::minhash;
 
 use crate::Result;
 use crate::dedup::{Fate, Survivors};
-use crate::spool::{Part, Row};
+use crate::spool::{Part, Row, first_documents};
 use crate::work::Work;
 
 /// Writes the list, in input order; nothing if nothing was left out.
@@ -82,12 +82,7 @@ struct Places<'a> {
 
 impl<'a> Places<'a> {
     fn new(parts: &'a [Part]) -> Self {
-        let firsts = parts.iter().scan(0, |next, part| {
-            let first = *next;
-            *next += part.footer.documents;
-            Some(first)
-        });
-        Self { parts, firsts: firsts.collect() }
+        Self { parts, firsts: first_documents(parts) }
     }
 
     fn of(&self, document: u32) -> (&'a Part, u32) {

@@ -212,6 +212,16 @@ pub(crate) struct Part {
     pub(crate) footer: Footer,
 }
 
+/// Number of the first document of each part: documents are counted through all parts.
+pub(crate) fn first_documents(parts: &[Part]) -> Vec<u32> {
+    let firsts = parts.iter().scan(0, |next, part| {
+        let first = *next;
+        *next += part.footer.documents;
+        Some(first)
+    });
+    firsts.collect()
+}
+
 impl Part {
     /// Opens a part; `None` if it is missing or not whole.
     pub(crate) fn open(path: &Path) -> Option<Self> {

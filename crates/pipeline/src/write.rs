@@ -13,7 +13,7 @@ use crate::dedup::{Fate, Survivors};
 use crate::ordered::ordered;
 use crate::plan::Execution;
 use crate::progress::{Progress, Unit};
-use crate::spool::{Part, Row};
+use crate::spool::{Part, Row, first_documents};
 use crate::work::{Work, shard_name};
 use crate::{Error, Result};
 
@@ -36,7 +36,7 @@ pub(crate) fn run(
 ) -> Result<Vec<ShardEntry>> {
     let spool = Spool::new(parts, survivors);
     // An item is held as text and as tokens, by every thread and in the queue behind it.
-    let most = execution.memory_bytes / (8 * execution.threads as u64);
+    let most = execution.memory_bytes / (8 * execution.threads.max(1) as u64);
     let item_bytes = (PIECE_BYTES * parts.len() as u64).min(most).max(ITEM_BYTES);
     let items = spool.items(work, item_bytes)?;
     let shards = items.last().map_or(0, |item| item.shard + 1);
@@ -101,13 +101,7 @@ struct Spool<'a> {
 
 impl<'a> Spool<'a> {
     fn new(parts: &'a [Part], survivors: &'a Survivors) -> Self {
-        let mut next = 0;
-        let mut firsts = Vec::with_capacity(parts.len());
-        for part in parts {
-            firsts.push(next);
-            next += part.footer.documents;
-        }
-        Self { parts, survivors, firsts }
+        Self { parts, survivors, firsts: first_documents(parts) }
     }
 
     fn stays(&self, part: usize, row: &Row) -> bool {
