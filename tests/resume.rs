@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::*;
 
@@ -26,22 +26,42 @@ fn pseudo_random(n: u64) -> u64 {
     u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap())
 }
 
+/// What a run has committed when it is killed: the first file of this name is there.
+const AIMS: [&str; 7] =
+    ["plan", ".part", "read", "dedup", "shard-00000", "shard-00003", "shard-00006"];
+
+/// Waits until `aim` is committed in the work directory, or the run ends.
+fn wait_for(aim: &str, out: &Path, child: &mut Child) {
+    let committed = |directory: &Path| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.contains(aim) && !name.contains("tmp"))
+    };
+    let work = out.join(".work");
+    while !committed(&work) && !committed(&work.join("spool")) {
+        if child.try_wait().unwrap().is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
 #[test]
 fn twenty_four_kills_leave_no_trace() {
     let dir = temp();
     let whole = dir.path().join("whole");
-    let began = Instant::now();
     prep(&[&sample()], &whole, &MORE).exits(0);
-    let took = u64::try_from(began.elapsed().as_micros()).unwrap();
     let expected = hashes(&whole);
 
     let (mut kills, mut resumed, mut round) = (0, 0, 0);
     while kills < 24 {
         let out = dir.path().join(format!("killed-{round}"));
-        // Up to three deaths of one run, each somewhere in what a whole run takes.
+        // Up to three deaths of one run, each a little after something was committed.
         for death in 0..3 {
+            let random = pseudo_random(10 * round + death);
             let mut child = start(&sample(), &out);
-            std::thread::sleep(Duration::from_micros(pseudo_random(10 * round + death) % took));
+            wait_for(AIMS[(random >> 32) as usize % AIMS.len()], &out, &mut child);
+            std::thread::sleep(Duration::from_micros(random % 5_000));
             child.kill().unwrap();
             child.wait().unwrap();
             kills += usize::from(!out.join("manifest.json").exists());
