@@ -1,28 +1,27 @@
 use divan::{Bencher, black_box};
-use forebay_transform::dedup::exact;
+use forebay_transform::dedup::exact::ExactHasher;
 use forebay_transform::dedup::minhash::{MinHash, band_keys};
-use forebay_transform::dedup::shingle::Shingler;
+use forebay_transform::dedup::shingle::{Shingler, Unit};
+use forebay_transform::dedup::windows::Windows;
 
 use crate::{TEXTS, bytes};
 
 #[divan::bench]
 fn exact_hash(bencher: Bencher) {
-    let mut scratch = Vec::new();
+    let mut hasher = ExactHasher::default();
     bencher.counter(bytes()).bench_local(|| {
         for text in TEXTS.iter() {
-            black_box(exact::hash(text, &mut scratch));
+            black_box(hasher.hash(text));
         }
     });
 }
 
-#[divan::bench]
-fn shingles(bencher: Bencher) {
+#[divan::bench(args = [Unit::Word, Unit::Char])]
+fn shingles(bencher: Bencher, unit: Unit) {
     let mut shingler = Shingler::default();
     bencher.counter(bytes()).bench_local(|| {
         for text in TEXTS.iter() {
-            let mut last = 0;
-            shingler.shingles(text, 5, |shingle| last ^= shingle);
-            black_box(last);
+            black_box(shingler.shingles(text, unit, 5));
         }
     });
 }
@@ -32,11 +31,21 @@ fn signatures(bencher: Bencher) {
     let (mut shingler, mut minhash) = (Shingler::default(), MinHash::new(112));
     bencher.counter(bytes()).bench_local(|| {
         for text in TEXTS.iter() {
-            minhash.clear();
-            shingler.shingles(text, 5, |shingle| minhash.add(shingle));
-            if let Some(signature) = minhash.finish() {
+            if let Some(signature) = minhash.sign(shingler.shingles(text, Unit::Word, 5)) {
                 black_box(band_keys(signature, 8).last());
             }
+        }
+    });
+}
+
+#[divan::bench]
+fn windows(bencher: Bencher) {
+    let mut windows = Windows::default();
+    bencher.counter(bytes()).bench_local(|| {
+        for text in TEXTS.iter() {
+            let mut last = 0;
+            windows.windows(text, 50, |_, hash| last ^= hash);
+            black_box(last);
         }
     });
 }

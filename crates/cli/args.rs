@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, ValueEnum};
 use forebay_shard::input;
-use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy};
 use forebay_transform::tokenize::{self, EosPolicy, Vocabulary};
 
 use crate::format::{parse_bytes, parse_record_bytes};
@@ -87,6 +86,7 @@ impl Inputs {
         input::Options {
             text_field: self.text_field.clone(),
             id_field: self.id_field.clone(),
+            extra: Vec::new(),
             format: match self.format {
                 Format::Auto => input::Format::Auto,
                 Format::Jsonl => input::Format::Jsonl,
@@ -106,62 +106,23 @@ impl Inputs {
     }
 }
 
-/// Where to write, and how.
+/// Where to write.
 #[derive(Args)]
-pub struct Output {
+pub struct Out {
     /// Directory of the dataset; new, empty, or with an unfinished run of the same command
     #[arg(long, short, value_name = "DIR")]
     pub out: PathBuf,
+}
+
+/// How to write.
+#[derive(Args)]
+pub struct Output {
     /// Text that goes into a shard, about
     #[arg(long, default_value = "256MiB", value_parser = parse_bytes, value_name = "SIZE")]
     pub shard_size: u64,
     /// Throw an unfinished run in `--out` away and start over
     #[arg(long)]
     pub fresh: bool,
-}
-
-/// Which documents are duplicates.
-#[derive(Args)]
-#[command(next_help_heading = "Dedup")]
-pub struct DedupArgs {
-    /// Words in a shingle
-    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u16).range(1..=100))]
-    pub ngram: u16,
-    /// LSH bands; more of them find more pairs
-    #[arg(long, default_value_t = 14, value_name = "B", value_parser = value_parser!(u16).range(1..=512))]
-    pub bands: u16,
-    /// Rows of a band; more of them find fewer pairs
-    #[arg(long, default_value_t = 8, value_name = "R", value_parser = value_parser!(u16).range(1..=64))]
-    pub rows: u16,
-    /// Which document of a cluster stays
-    #[arg(long, default_value = "longest")]
-    pub keep: Keep,
-    /// Leave equal documents in
-    #[arg(long)]
-    pub no_exact: bool,
-    /// Leave similar documents in
-    #[arg(long)]
-    pub no_fuzzy: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Keep {
-    Longest,
-    First,
-}
-
-impl DedupArgs {
-    pub fn fuzzy(&self) -> Option<Fuzzy> {
-        let [ngram, bands, rows] = [self.ngram, self.bands, self.rows].map(usize::from);
-        (!self.no_fuzzy).then_some(Fuzzy { ngram, bands, rows })
-    }
-
-    pub fn keep(&self) -> KeepPolicy {
-        match self.keep {
-            Keep::Longest => KeepPolicy::Longest,
-            Keep::First => KeepPolicy::First,
-        }
-    }
 }
 
 /// How text becomes tokens.

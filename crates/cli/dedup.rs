@@ -1,7 +1,10 @@
-use clap::Args;
-use forebay_pipeline::Steps;
+use std::path::PathBuf;
 
-use crate::args::{DedupArgs, Global, Inputs, Output};
+use clap::Args;
+use forebay_pipeline::Form;
+
+use crate::args::{Global, Inputs, Output};
+use crate::duplicates::DedupArgs;
 use crate::report::Report;
 use crate::run::Run;
 
@@ -10,23 +13,49 @@ use crate::run::Run;
 pub struct Dedup {
     #[command(flatten)]
     inputs: Inputs,
+    /// Directory of the dataset; new, empty, or with an unfinished run of the same command
+    #[arg(long, short, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
+    /// Keep all documents, with columns that say which would go, and why
+    #[arg(long, conflicts_with = "removed_only")]
+    annotate: bool,
+    /// Write only removed/, the list of what goes: for corpora that stay where they are
+    #[arg(long)]
+    removed_only: bool,
+    /// Write nothing, only say what would go
+    #[arg(long, conflicts_with_all = ["out", "annotate", "write_index", "fresh"])]
+    dry_run: bool,
     #[command(flatten)]
     dedup: DedupArgs,
 }
 
 impl Dedup {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let steps = Steps {
-            exact: !self.dedup.no_exact,
-            fuzzy: self.dedup.fuzzy(),
-            keep: self.dedup.keep(),
-            tokenize: None,
-            shuffle: None,
+        let form = match () {
+            () if self.removed_only || self.dry_run => Form::Removed,
+            () if self.annotate => Form::Annotated,
+            () => Form::Dataset,
         };
-        let (inputs, output) = (&self.inputs, &self.output);
-        let run = Run { stage: "dedup", inputs, output, steps, keep_text: true, vocabulary: None };
+        let scratch;
+        let out = match &self.out {
+            Some(out) => out.as_path(),
+            None => {
+                let tmp = global.tmp_dir.clone().unwrap_or_else(std::env::temp_dir);
+                std::fs::create_dir_all(&tmp)?;
+                scratch = tempfile::Builder::new().prefix("forebay-").tempdir_in(tmp)?;
+                scratch.path()
+            }
+        };
+        let steps = self.dedup.steps()?;
+        let mut run = Run::new("dedup", &self.inputs, out, &self.output, steps);
+        run.options.form = form;
+        run.options.keep_text = true;
+        run.options.duplicates = true;
+        run.options.against = self.dedup.against();
+        run.dry = self.dry_run;
+        run.options.write_index = self.dedup.write_index();
         run.run(global, report)
     }
 }

@@ -4,6 +4,7 @@
 
 mod args;
 mod dedup;
+mod duplicates;
 mod format;
 mod inspect;
 mod load;

@@ -1,7 +1,7 @@
 use clap::Args;
-use forebay_pipeline::Steps;
 
-use crate::args::{DedupArgs, Global, Inputs, Output, TokenizeArgs};
+use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
+use crate::duplicates::DedupArgs;
 use crate::report::Report;
 use crate::run::Run;
 
@@ -10,6 +10,8 @@ use crate::run::Run;
 pub struct Prep {
     #[command(flatten)]
     inputs: Inputs,
+    #[command(flatten)]
+    out: Out,
     #[command(flatten)]
     output: Output,
     /// Seed of the shuffle
@@ -22,29 +24,22 @@ pub struct Prep {
     #[arg(long)]
     keep_text: bool,
     #[command(flatten)]
-    dedup: DedupArgs,
-    #[command(flatten)]
     tokenize: TokenizeArgs,
+    #[command(flatten)]
+    dedup: DedupArgs,
 }
 
 impl Prep {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let vocabulary = self.tokenize.vocabulary()?;
-        let steps = Steps {
-            exact: !self.dedup.no_exact,
-            fuzzy: self.dedup.fuzzy(),
-            keep: self.dedup.keep(),
-            tokenize: Some(self.tokenize.options()),
-            shuffle: (!self.no_shuffle).then_some(self.seed),
-        };
-        let run = Run {
-            stage: "prep",
-            inputs: &self.inputs,
-            output: &self.output,
-            steps,
-            keep_text: self.keep_text,
-            vocabulary: Some(&vocabulary),
-        };
+        let mut steps = self.dedup.steps()?;
+        steps.tokenize = Some(self.tokenize.options());
+        steps.shuffle = (!self.no_shuffle).then_some(self.seed);
+        let mut run = Run::new("prep", &self.inputs, &self.out.out, &self.output, steps);
+        run.options.keep_text = self.keep_text;
+        run.options.against = self.dedup.against();
+        run.options.write_index = self.dedup.write_index();
+        run.vocabulary = Some(&vocabulary);
         run.run(global, report)
     }
 }

@@ -1,10 +1,12 @@
 //! What `prep`, `dedup` and `tokenize` have in common: one run, and its report.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use forebay_pipeline::{Execution, Finished, Options, Steps};
+use forebay_pipeline::{Execution, Finished, Form, Options, Steps};
+use forebay_shard::manifest::Counts;
 use forebay_transform::tokenize::Vocabulary;
 use serde_json::json;
 
@@ -15,23 +17,39 @@ use crate::report::Report;
 
 /// A run of the pipeline, as a verb asks for it.
 pub struct Run<'a> {
-    pub stage: &'static str,
-    pub inputs: &'a Inputs,
-    pub output: &'a Output,
-    pub steps: Steps,
-    pub keep_text: bool,
+    stage: &'static str,
+    inputs: &'a Inputs,
+    out: &'a Path,
+    output: &'a Output,
+    pub options: Options,
     pub vocabulary: Option<&'a Vocabulary>,
+    /// The output is thrown away.
+    pub dry: bool,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub fn new(
+        stage: &'static str,
+        inputs: &'a Inputs,
+        out: &'a Path,
+        output: &'a Output,
+        steps: Steps,
+    ) -> Self {
+        let options = Options {
+            input: inputs.options(),
+            steps,
+            form: Form::Dataset,
+            keep_text: false,
+            duplicates: false,
+            shard_bytes: output.shard_size,
+            against: Vec::new(),
+            write_index: None,
+        };
+        Self { stage, inputs, out, output, options, vocabulary: None, dry: false }
+    }
+
     /// Runs it with progress on stderr; Ctrl-C stops it after the unit in hand.
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let options = Options {
-            input: self.inputs.options(),
-            steps: self.steps,
-            keep_text: self.keep_text,
-            shard_bytes: self.output.shard_size,
-        };
         let execution = Execution {
             threads: global.threads(),
             memory_bytes: global.memory,
@@ -49,35 +67,90 @@ impl Run<'_> {
         let finished = forebay_pipeline::run(
             self.stage,
             &self.inputs.inputs,
-            &self.output.out,
-            &options,
+            self.out,
+            &self.options,
             self.vocabulary,
             &execution,
             bar.progress(),
         );
         drop(bar);
-        tell(report, self.output, &finished?, start.elapsed());
+        self.tell(report, &finished?, start.elapsed());
         Ok(())
     }
 }
 
-/// What was read, dropped and kept.
-fn tell(report: &mut Report, output: &Output, finished: &Finished, took: Duration) {
-    let Finished { manifest, already, resumed, notes } = finished;
-    let counts = &manifest.counts;
-    let out = output.out.display();
-    notes.iter().for_each(|note| report.note(note));
-    if *already {
-        report.note(&format!("{out} is finished already; nothing was done"));
-    } else if *resumed {
-        report.note("resumed an interrupted run");
-    }
+impl Run<'_> {
+    /// What was read, dropped and kept.
+    fn tell(&self, report: &mut Report, finished: &Finished, took: Duration) {
+        let Finished { manifest, already, resumed, notes } = finished;
+        let counts = &manifest.counts;
+        let out = self.out.display();
+        notes.iter().for_each(|note| report.note(note));
+        if *already {
+            report.note(&format!("{out} is finished already; nothing was done"));
+        } else if *resumed {
+            report.note("resumed an interrupted run");
+        }
+        tell_counts(report, counts, (!already).then_some(took));
+        for large in &manifest.large_clusters {
+            report.note(&format!(
+                "cluster {} holds {} documents, for which {} stays; they begin:\n{}",
+                large.cluster,
+                format::count(large.size.into()),
+                large.survivor,
+                large.samples.iter().map(|s| format!("        {s}")).collect::<Vec<_>>().join("\n")
+            ));
+        }
 
+        let size: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+        let (shards, size) = (manifest.shards.len(), format::bytes(size));
+        let plural = if shards == 1 { "" } else { "s" };
+        match manifest.tokens {
+            _ if self.dry => {}
+            _ if self.options.form == Form::Removed => {
+                let removed = manifest.removed.iter().map(|entry| entry.bytes).sum();
+                report.line(format!("write {:>40}   removed/ in {out}", format::bytes(removed)));
+            }
+            Some(tokens) => report.line(format!(
+                "write {:>14} tokens     {size:>12}   {shards} shard{plural} in {out}",
+                format::count(tokens)
+            )),
+            None => {
+                report.line(format!("write {:>14} shard{plural}    {size:>14}   in {out}", shards));
+            }
+        }
+        if let Some(index) = &self.options.write_index {
+            report.line(format!("index {:>40}   in {}", "", index.display()));
+        }
+        report.json(json!({
+            "out": self.out,
+            "already": already,
+            "resumed": resumed,
+            "seconds": took.as_secs_f64(),
+            "documents": counts.kept,
+            "tokens": manifest.tokens,
+            "text_bytes": manifest.text_bytes,
+            "counts": counts,
+            "large_clusters": manifest.large_clusters,
+            "shards": manifest.shards,
+            "removed": manifest.removed,
+            "tokenizer": manifest.tokenizer,
+        }));
+        if !counts.skipped.is_empty() {
+            if !self.dry {
+                report.hint(&format!("the skipped records are listed in {out}/removed/"));
+            }
+            report.skipped();
+        }
+    }
+}
+
+fn tell_counts(report: &mut Report, counts: &Counts, took: Option<Duration>) {
     let documents = |n: u64| format!("{:>14} documents", format::count(n));
-    let rate = (counts.read_bytes as f64 / took.as_secs_f64()) as u64;
     let mut read =
         format!("read  {}  {:>12}", documents(counts.read), format::bytes(counts.read_bytes));
-    if !already {
+    if let Some(took) = took {
+        let rate = (counts.read_bytes as f64 / took.as_secs_f64()) as u64;
         read += &format!("   {}/s in all", format::bytes(rate));
     }
     report.line(read);
@@ -90,46 +163,18 @@ fn tell(report: &mut Report, output: &Output, finished: &Finished, took: Duratio
             documents(counts.replaced)
         ));
     }
-    for (name, dropped) in
-        [("empty", counts.empty), ("exact", counts.exact), ("fuzzy", counts.fuzzy)]
-    {
-        if dropped > 0 {
-            report.line(format!("drop  {}  {name}", documents(dropped)));
-        }
+    let verb = if counts.kept_duplicates > 0 { "find" } else { "drop" };
+    for (name, dropped) in counts.found().into_iter().filter(|&(_, dropped)| dropped > 0) {
+        report.line(format!("{verb}  {}  {name}", documents(dropped)));
     }
     if counts.clusters > 0 {
         let (clusters, largest) =
             (format::count(counts.clusters), format::count(counts.largest_cluster));
         report.line(format!("      {clusters:>14} clusters   the largest of {largest}"));
     }
-    let share = format::percent(manifest.documents, counts.read);
-    let size: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
-    let kept = documents(manifest.documents);
-    report.line(format!("keep  {kept}  {:>12}   {share}", format::bytes(manifest.text_bytes)));
-    let (shards, size) = (manifest.shards.len(), format::bytes(size));
-    let plural = if shards == 1 { "" } else { "s" };
-    match manifest.tokens {
-        Some(tokens) => report.line(format!(
-            "write {:>14} tokens     {size:>12}   {shards} shard{plural} in {out}",
-            format::count(tokens)
-        )),
-        None => report.line(format!("write {:>14} shard{plural}    {size:>14}   in {out}", shards)),
+    if counts.cut_bytes > 0 {
+        report.line(format!("cut   {:>24}  {:>12}", "", format::bytes(counts.cut_bytes)));
     }
-    report.json(json!({
-        "out": output.out,
-        "already": already,
-        "resumed": resumed,
-        "seconds": took.as_secs_f64(),
-        "documents": manifest.documents,
-        "tokens": manifest.tokens,
-        "text_bytes": manifest.text_bytes,
-        "counts": counts,
-        "shards": manifest.shards,
-        "removed": manifest.removed,
-        "tokenizer": manifest.tokenizer,
-    }));
-    if !counts.skipped.is_empty() {
-        report.hint(&format!("the skipped records are listed in {out}/removed/"));
-        report.skipped();
-    }
+    let share = format::percent(counts.kept, counts.read);
+    report.line(format!("keep  {}  {:>12}   {share}", documents(counts.kept), ""));
 }

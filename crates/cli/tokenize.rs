@@ -1,8 +1,7 @@
 use clap::Args;
 use forebay_pipeline::Steps;
-use forebay_transform::dedup::Keep;
 
-use crate::args::{Global, Inputs, Output, TokenizeArgs};
+use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
 use crate::report::Report;
 use crate::run::Run;
 
@@ -11,6 +10,8 @@ use crate::run::Run;
 pub struct Tokenize {
     #[command(flatten)]
     inputs: Inputs,
+    #[command(flatten)]
+    out: Out,
     #[command(flatten)]
     output: Output,
     /// Store the text beside the tokens
@@ -23,21 +24,10 @@ pub struct Tokenize {
 impl Tokenize {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let vocabulary = self.tokenize.vocabulary()?;
-        let steps = Steps {
-            exact: false,
-            fuzzy: None,
-            keep: Keep::First,
-            tokenize: Some(self.tokenize.options()),
-            shuffle: None,
-        };
-        let run = Run {
-            stage: "tokenize",
-            inputs: &self.inputs,
-            output: &self.output,
-            steps,
-            keep_text: self.keep_text,
-            vocabulary: Some(&vocabulary),
-        };
+        let steps = Steps { tokenize: Some(self.tokenize.options()), ..Steps::default() };
+        let mut run = Run::new("tokenize", &self.inputs, &self.out.out, &self.output, steps);
+        run.options.keep_text = self.keep_text;
+        run.vocabulary = Some(&vocabulary);
         run.run(global, report)
     }
 }

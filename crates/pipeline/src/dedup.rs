@@ -1,243 +1,274 @@
-//! Dedup: the keys of all parts → links → clusters → the survivor of every document.
+//! Dedup: the keys of all parts → who stays.
+//!
+//! ```text
+//! exact hashes ─▶ sort ─▶ groups ─▶ one of each stays
+//! URLs         ─▶ sort ─▶ groups ─▶ one of each stays
+//! band keys    ─▶ sort ─▶ buckets ─▶ candidates ─▶ compare texts ─▶ one of each cluster stays
+//! ```
+//! Each step works on what the one before left.
 
-use forebay_shard::manifest::Counts;
-use forebay_store::{Map, NewFile};
-use forebay_transform::dedup::Keep;
+use bytemuck::{Pod, Zeroable};
 use forebay_transform::dedup::cluster::Clusters;
-use forebay_transform::dedup::lsh;
-use xxhash_rust::xxh3::xxh3_64;
+use forebay_transform::dedup::Keep;
 
+use crate::compare::Candidates;
+use crate::corpus::Corpus;
 use crate::plan::{Execution, Steps};
 use crate::progress::{Progress, Unit};
-use crate::spool::Part;
+use crate::sort::{Record, Sorter};
+use crate::spool;
+use crate::survivors::{Fate, Survivors};
 use crate::work::Work;
 use crate::{Error, Result};
 
-const FILE: &str = "dedup.bin";
 /// Sorting gets at least this, however small `--memory` is.
 const MIN_SORT_BYTES: u64 = 32 << 20;
+/// Of each document: length, survivor, fate, cluster, score.
+const DOCUMENT_BYTES: u64 = 4 + 4 + 1 + 4 + 8;
 
-/// Who stays. Documents are numbered through all parts, in input order.
-pub(crate) struct Survivors {
-    /// Of each document; itself if it stays.
-    survivor: Vec<u32>,
-    fate: Vec<Fate>,
-}
-
-/// Why a document stays or goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Kept,
-    Empty,
-    Exact,
-    Fuzzy,
-}
-
-/// 8 B a document for the result, and what sorting one band, or a slice of one, takes.
+/// Finds out who stays, or reads what an interrupted run has found.
 pub(crate) fn run(
     work: &Work,
-    parts: &[Part],
+    corpus: &Corpus,
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Survivors> {
-    if let Some(survivors) = Survivors::load(work, parts) {
+    let steps = &work.plan.options.steps;
+    let keeps_all = steps.keep == Keep::None;
+    if let Some(survivors) = Survivors::load(work, corpus.documents(), keeps_all) {
         return Ok(survivors);
     }
-    let steps = &work.plan.options.steps;
-    let bands = steps.fuzzy.map_or(0, |fuzzy| fuzzy.bands as u64);
-    progress.start("dedup", Unit::Steps, bands + u64::from(steps.exact));
-    let survivors = find(parts, steps, execution, progress)?;
+    let documents = corpus.documents();
+    let ranks = Ranks::new(corpus, steps.keep)?;
+    let memory_bytes = execution.memory_bytes.saturating_sub(DOCUMENT_BYTES * u64::from(documents));
+    let stage = Stage {
+        work,
+        corpus,
+        ranks,
+        threads: execution.threads,
+        memory_bytes: memory_bytes.max(MIN_SORT_BYTES),
+        progress,
+    };
+    let mut survivors = Survivors::new(stage.first_fates(), keeps_all);
+    if steps.exact {
+        stage.equal(spool::EXACT, Fate::Exact, &mut survivors)?;
+    }
+    if steps.url_field.is_some() {
+        stage.equal(spool::URLS, Fate::Url, &mut survivors)?;
+    }
+    let similar = stage.similar(steps, &mut survivors)?;
+    survivors.settle(similar);
     survivors.save(work)?;
     Ok(survivors)
 }
 
-fn find(
-    parts: &[Part],
-    steps: &Steps,
-    execution: &Execution,
-    progress: &Progress,
-) -> Result<Survivors> {
-    let mut lengths = Vec::new();
-    for part in parts {
-        lengths.extend(part.lengths()?);
-    }
-    let documents = u32::try_from(lengths.len()).map_err(|_| Error::TooManyDocuments)?;
-    let weight = |document: u32| match steps.keep {
-        Keep::Longest => u64::from(lengths[document as usize]),
-        Keep::First => 0,
-    };
-    let sort_bytes =
-        execution.memory_bytes.saturating_sub(13 * u64::from(documents)).max(MIN_SORT_BYTES);
-
-    // Equal documents first: only one of each group goes on.
-    let mut exact = Clusters::new(documents);
-    if steps.exact {
-        let slices = Slices::new(documents, size_of::<(u128, u32)>(), sort_bytes);
-        each_slice(
-            slices,
-            parts,
-            Part::exact,
-            |hash| (hash >> 64) as u64,
-            progress,
-            |entries| {
-                entries.retain(|&(_, document)| lengths[document as usize] > 0);
-                lsh::links(entries, |a, b| exact.link(a, b));
-            },
-        )?;
-        progress.add(1);
-    }
-    let exact = exact.survivors(weight);
-    let stays =
-        |document: u32| exact[document as usize] == document && lengths[document as usize] > 0;
-
-    let mut similar = Clusters::new(documents);
-    for band in 0..steps.fuzzy.map_or(0, |fuzzy| u32::try_from(fuzzy.bands).unwrap_or(0)) {
-        let slices = Slices::new(documents, size_of::<(u64, u32)>(), sort_bytes);
-        each_slice(
-            slices,
-            parts,
-            |part| part.band(band),
-            |key| key,
-            progress,
-            |entries| {
-                entries.retain(|&(key, document)| key != 0 && stays(document));
-                lsh::links(entries, |a, b| similar.link(a, b));
-            },
-        )?;
-        progress.add(1);
-    }
-    // Among those that went on, the heaviest of a cluster is also the heaviest of all of it.
-    let similar =
-        similar.survivors(|document| if stays(document) { weight(document) + 1 } else { 0 });
-
-    let mut survivor = exact;
-    let mut fate = Vec::with_capacity(survivor.len());
-    for (document, survivor) in (0..).zip(&mut survivor) {
-        let representative = *survivor;
-        *survivor = similar[representative as usize];
-        fate.push(if lengths[document as usize] == 0 {
-            Fate::Empty
-        } else if representative != document {
-            Fate::Exact
-        } else if *survivor != document {
-            Fate::Fuzzy
-        } else {
-            Fate::Kept
-        });
-    }
-    Ok(Survivors { survivor, fate })
+/// What all steps need.
+pub(crate) struct Stage<'a> {
+    pub(crate) work: &'a Work,
+    pub(crate) corpus: &'a Corpus,
+    pub(crate) ranks: Ranks,
+    pub(crate) threads: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) progress: &'a Progress,
 }
 
-/// Equal key ranges, as many as it takes for one of them to fit into memory.
-#[derive(Clone, Copy)]
-struct Slices(u64);
-
-impl Slices {
-    fn new(documents: u32, entry_bytes: usize, memory_bytes: u64) -> Self {
-        Self((u64::from(documents) * entry_bytes as u64).div_ceil(memory_bytes).max(1))
-    }
+/// The order in which documents are kept: greater first, then by number.
+pub(crate) struct Ranks {
+    keep: Keep,
+    /// Below this, documents are those of indexes: they come first.
+    old: u32,
+    lengths: Vec<u32>,
+    scores: Vec<u64>,
 }
 
-/// Hands out the `(key, document)` of all parts, slice by slice.
-fn each_slice<K: Copy>(
-    Slices(slices): Slices,
-    parts: &[Part],
-    column: impl Fn(&Part) -> Result<Vec<K>>,
-    high: impl Fn(K) -> u64,
-    progress: &Progress,
-    mut each: impl FnMut(&mut Vec<(K, u32)>),
-) -> Result<()> {
-    let mut entries = Vec::new();
-    for slice in 0..slices {
-        entries.clear();
-        let mut document = 0;
-        for part in parts {
-            if progress.stopped() {
-                return Err(Error::Interrupted);
-            }
-            for key in column(part)? {
-                let at = (u128::from(high(key)) * u128::from(slices)) >> 64;
-                if at as u64 == slice {
-                    entries.push((key, document));
+impl Ranks {
+    fn new(corpus: &Corpus, keep: Keep) -> Result<Self> {
+        let (mut lengths, mut scores) = (Vec::new(), Vec::new());
+        for (number, part) in corpus.parts().iter().enumerate() {
+            lengths.extend(part.lengths()?);
+            match keep {
+                // What belongs to an index has no score and needs none.
+                Keep::Score | Keep::Source if corpus.first(number) < corpus.old() => {
+                    scores.resize(lengths.len(), 0);
                 }
-                document += 1;
+                Keep::Score | Keep::Source => scores.extend(part.column::<u64>(spool::SCORES)?),
+                Keep::Longest | Keep::First | Keep::None => {}
             }
         }
-        each(&mut entries);
+        Ok(Self { keep, old: corpus.old(), lengths, scores })
     }
-    Ok(())
+
+    pub(crate) fn weight(&self, document: u32) -> u64 {
+        if document < self.old {
+            return u64::MAX;
+        }
+        match self.keep {
+            Keep::Longest => u64::from(self.lengths[document as usize]),
+            Keep::First | Keep::None => 0,
+            Keep::Score | Keep::Source => self.scores[document as usize].min(u64::MAX - 1),
+        }
+    }
 }
 
-impl Survivors {
-    /// All documents, also those that go.
-    pub(crate) fn documents(&self) -> u32 {
-        u32::try_from(self.survivor.len()).unwrap_or(u32::MAX)
-    }
+/// A document with 128 bits that are equal for equal documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+struct Equal {
+    high: u64,
+    low: u64,
+    document: u32,
+    reserved: u32,
+}
 
-    /// The document that stays in place of `document`.
-    pub(crate) fn survivor(&self, document: u32) -> u32 {
-        self.survivor[document as usize]
+impl Record for Equal {
+    fn key(&self) -> u64 {
+        self.high
     }
+}
 
-    /// Why `document` stays or goes.
-    pub(crate) fn fate(&self, document: u32) -> Fate {
-        self.fate[document as usize]
+/// A document in a bucket of one band.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Entry {
+    // Two halves, so that a record takes 12 bytes and not 16.
+    high: u32,
+    low: u32,
+    pub(crate) document: u32,
+}
+
+impl Entry {
+    fn new(key: u64, document: u32) -> Self {
+        Self { high: (key >> 32) as u32, low: key as u32, document }
     }
+}
 
-    /// Numbers the clusters of two and more by their first document: 0 is no cluster.
-    pub(crate) fn clusters(&self) -> Vec<u32> {
-        let mut cluster = vec![0_u32; self.survivor.len()];
-        let mut next = 0;
-        for document in 0..self.documents() {
-            let survivor = self.survivor(document);
-            if survivor != document && cluster[survivor as usize] == 0 {
-                next += 1;
-                cluster[survivor as usize] = next;
+impl Record for Entry {
+    fn key(&self) -> u64 {
+        u64::from(self.high) << 32 | u64::from(self.low)
+    }
+}
+
+impl Stage<'_> {
+    fn first_fates(&self) -> Vec<Fate> {
+        let lengths = (0..).zip(&self.ranks.lengths);
+        let mut fates: Vec<Fate> = lengths
+            .map(|(document, &length)| match length {
+                _ if document < self.corpus.old() => Fate::Old,
+                0 => Fate::Empty,
+                _ => Fate::Kept,
+            })
+            .collect();
+        if self.work.plan.options.steps.evals.as_ref().is_some_and(|evals| evals.drop) {
+            for (part, first) in self.corpus.own() {
+                for found in &part.footer.matches {
+                    fates[(first + found.ordinal) as usize] = Fate::Eval;
+                }
             }
         }
-        cluster
+        fates
     }
 
-    /// Adds what happened to `counts`.
-    pub(crate) fn count(&self, counts: &mut Counts) {
-        let count = |fate| self.fate.iter().filter(|&&f| f == fate).count() as u64;
-        counts.empty = count(Fate::Empty);
-        counts.exact = count(Fate::Exact);
-        counts.fuzzy = count(Fate::Fuzzy);
-        let mut sizes = vec![0_u32; self.survivor.len()];
-        self.survivor.iter().for_each(|&survivor| sizes[survivor as usize] += 1);
-        counts.clusters = sizes.iter().filter(|&&size| size > 1).count() as u64;
-        let largest = sizes.iter().copied().filter(|&size| size > 1).max();
-        counts.largest_cluster = u64::from(largest.unwrap_or(0));
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.progress.stopped() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    fn save(&self, work: &Work) -> Result<()> {
-        let survivor: &[u8] = bytemuck::cast_slice(&self.survivor);
-        let fate: Vec<u8> = self.fate.iter().map(|&fate| fate as u8).collect();
-        let mut file = NewFile::create(&work.path(FILE))?;
-        file.append(survivor)?;
-        file.append(&fate)?;
-        let checksum = xxh3_64(survivor) ^ xxh3_64(&fate).rotate_left(1);
-        file.append(&checksum.to_le_bytes())?;
-        file.publish()?;
-        Ok(())
-    }
-
-    fn load(work: &Work, parts: &[Part]) -> Option<Self> {
-        let map = Map::open(&work.path(FILE)).ok()?;
-        let documents: usize = parts.iter().map(|part| part.footer.documents as usize).sum();
-        if map.len() != 5 * documents + 8 {
-            return None;
+    /// Of documents equal in a column of 128 bits, one stays; 0 is equal to nothing.
+    fn equal(&self, column: &'static str, fate: Fate, survivors: &mut Survivors) -> Result<()> {
+        let documents = u64::from(self.corpus.documents());
+        self.progress.start(fate.name(), Unit::Steps, 0);
+        let name = self.work.path(column);
+        let mut sorter = Sorter::new(&name, documents, self.memory_bytes, self.threads);
+        for (number, part) in self.corpus.parts().iter().enumerate() {
+            self.check()?;
+            let first = self.corpus.first(number);
+            for (document, key) in (first..).zip(part.column::<u128>(column)?) {
+                if key != 0 && matches!(survivors.fate(document), Fate::Kept | Fate::Old) {
+                    let (high, low) = ((key >> 64) as u64, key as u64);
+                    sorter.push(Equal { high, low, document, reserved: 0 })?;
+                }
+            }
         }
-        let (survivor, rest) = map.split_at(4 * documents);
-        let (fate, checksum) = rest.split_at(documents);
-        let found = xxh3_64(survivor) ^ xxh3_64(fate).rotate_left(1);
-        if found.to_le_bytes() != checksum {
-            return None;
+        let replace = |group: &[Equal], gone: &mut Vec<(u32, u32)>| {
+            let rank = |equal: &&Equal| (u64::MAX - self.ranks.weight(equal.document), equal.document);
+            let Some(best) = group.iter().min_by_key(rank) else { return };
+            let others = group.iter().filter(|other| other.document != best.document);
+            let others = others.filter(|other| other.document >= self.corpus.old());
+            gone.extend(others.map(|other| (other.document, best.document)));
+        };
+        let work = |records: &[Equal]| {
+            self.check()?;
+            let mut gone = Vec::new();
+            let groups = records.chunk_by(|a, b| (a.high, a.low) == (b.high, b.low));
+            groups.filter(|group| group.len() > 1).for_each(|group| replace(group, &mut gone));
+            Ok(gone)
+        };
+        sorter.sorted(self.threads, true, work, |gone| {
+            gone.into_iter().for_each(|(document, by)| survivors.replace(document, by, fate));
+            Ok(())
+        })
+    }
+
+    /// Of similar documents one stays; returns exact similarities, if texts were compared.
+    fn similar(&self, steps: &Steps, survivors: &mut Survivors) -> Result<Vec<(u32, f32)>> {
+        let Some(fuzzy) = steps.fuzzy else { return Ok(Vec::new()) };
+        self.progress.start("link", Unit::Steps, fuzzy.bands as u64);
+        let documents = u64::from(self.corpus.documents());
+        let expected = documents * fuzzy.bands as u64;
+        let name = self.work.path("bands");
+        let mut sorter = Sorter::new(&name, expected, self.memory_bytes, self.threads);
+        for band in 0..fuzzy.bands {
+            for (number, part) in self.corpus.parts().iter().enumerate() {
+                self.check()?;
+                let first = self.corpus.first(number);
+                for (document, key) in (first..).zip(part.band(band)?) {
+                    if key != 0 && matches!(survivors.fate(document), Fate::Kept | Fate::Old) {
+                        sorter.push(Entry::new(key, document))?;
+                    }
+                }
+            }
+            self.progress.add(1);
         }
-        let fates = [Fate::Kept, Fate::Empty, Fate::Exact, Fate::Fuzzy];
-        let fate = fate.iter().map(|&byte| fates.get(byte as usize).copied());
-        let fate = fate.collect::<Option<Vec<Fate>>>()?;
-        Some(Self { survivor: bytemuck::cast_slice(survivor).to_vec(), fate })
+
+        let mut clusters = Clusters::new(self.corpus.documents());
+        let mut candidates = Candidates::new(self, fuzzy);
+        let work = |records: &[Entry]| {
+            self.check()?;
+            let buckets = records.chunk_by(|a, b| a.key() == b.key());
+            Ok(buckets.filter(|bucket| bucket.len() > 1).flatten().copied().collect::<Vec<_>>())
+        };
+        sorter.sorted(self.threads, true, work, |buckets: Vec<Entry>| {
+            for bucket in buckets.chunk_by(|a, b| a.key() == b.key()) {
+                // k - 1 links, not k (k - 1) / 2 pairs: a page repeated a million times is cheap.
+                for other in &bucket[1..] {
+                    clusters.link(bucket[0].document, other.document);
+                }
+            }
+            candidates.extend(&buckets)
+        })?;
+        if !fuzzy.verify {
+            self.merge(clusters, survivors);
+            return Ok(Vec::new());
+        }
+        let mut similar = Vec::new();
+        candidates.cover(clusters, |covered| {
+            survivors.replace(covered.document, covered.survivor, Fate::Fuzzy);
+            similar.push((covered.document, covered.jaccard));
+        })?;
+        Ok(similar)
+    }
+
+    /// Without looking at texts: whatever is linked, however far, is one cluster.
+    fn merge(&self, clusters: Clusters, survivors: &mut Survivors) {
+        let weight = |document: u32| match survivors.fate(document) {
+            Fate::Kept => self.ranks.weight(document).saturating_add(1),
+            Fate::Old => u64::MAX,
+            _ => 0,
+        };
+        let best = clusters.survivors(weight);
+        for (document, best) in (0..).zip(best) {
+            if best != document && survivors.fate(document) == Fate::Kept {
+                survivors.replace(document, best, Fate::Fuzzy);
+            }
+        }
     }
 }

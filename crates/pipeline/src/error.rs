@@ -22,6 +22,12 @@ pub enum Error {
         "{out} is not empty and holds no dataset: expected a new or empty directory, found {found}"
     )]
     NotEmpty { out: PathBuf, found: String },
+    #[error("{path}: expected an index with index.json, found none")]
+    NoIndex { path: PathBuf },
+    #[error("{path}: expected an index of parameters {expected}, found {found}")]
+    OtherIndex { path: PathBuf, expected: String, found: String },
+    #[error("{path}: expected an index with texts to compare, found signatures alone")]
+    IndexLacksTexts { path: PathBuf },
     #[error("{inputs}: expected at least one document, found none")]
     NoDocuments { inputs: String },
     #[error("expected at most 4,294,967,295 documents, found more")]
@@ -42,6 +48,13 @@ impl Error {
                 Some("`--fresh` throws it away; its own command, run again, finishes it".into())
             }
             Self::NotEmpty { .. } => Some("give another `--out`".into()),
+            Self::NoIndex { .. } => Some("`--write-index` of an earlier run makes one".into()),
+            Self::OtherIndex { .. } => {
+                Some("give the options that the index was made with, or make a new one".into())
+            }
+            Self::IndexLacksTexts { .. } => {
+                Some("`--no-verify` goes without; or make the index without `--no-verify`".into())
+            }
             Self::NoDocuments { .. } => {
                 Some("see how an input is read with `forebay inspect INPUT`".into())
             }

@@ -17,19 +17,28 @@
 //!
 //! Start at [`run()`].
 
+mod compare;
+mod corpus;
+mod cuts;
 mod dedup;
 mod error;
+mod evals;
+mod index;
 mod ordered;
+mod part;
 mod plan;
 mod progress;
 mod read;
 mod removed;
 mod run;
+mod sign;
+mod sort;
 mod spool;
+mod survivors;
 mod work;
 mod write;
 
 pub use error::{Error, Result};
-pub use plan::{Execution, Options, Steps};
+pub use plan::{Cuts, EvalOptions, Execution, Form, Options, Scope, Steps};
 pub use progress::{Progress, Snapshot, Unit};
 pub use run::{Finished, run};

@@ -12,10 +12,30 @@ pub struct Options {
     pub input: input::Options,
     /// What is done with the documents.
     pub steps: Steps,
+    /// Which rows and files are written.
+    pub form: Form,
     /// Store the text beside the tokens.
     pub keep_text: bool,
+    /// Store how many documents went for each one that stays.
+    pub duplicates: bool,
     /// Text that goes into a shard, about.
     pub shard_bytes: u64,
+    /// Indexes of earlier runs: what they hold is not let in again.
+    pub against: Vec<PathBuf>,
+    /// Where the index for the next run goes.
+    pub write_index: Option<PathBuf>,
+}
+
+/// What a run leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// Shards of what stays, and the list of what went.
+    Dataset,
+    /// Shards of all documents, with columns that say what would go and why.
+    Annotated,
+    /// The list of what goes, no shards.
+    Removed,
 }
 
 /// The steps of a run, in their order; each may be left out.
@@ -23,14 +43,85 @@ pub struct Options {
 pub struct Steps {
     /// Drop equal documents.
     pub exact: bool,
+    /// Drop documents of equal URL; the field that holds it.
+    pub url_field: Option<String>,
     /// Drop similar documents.
     pub fuzzy: Option<Fuzzy>,
     /// Which document of a cluster stays.
     pub keep: Keep,
+    /// Field of the score, for [`Keep::Score`].
+    pub score_field: Option<String>,
+    /// Among which documents duplicates are looked for.
+    pub scope: Scope,
+    /// Look for text of evaluation sets.
+    pub evals: Option<EvalOptions>,
+    /// Cut text that repeats out of the documents that stay.
+    pub cuts: Cuts,
     /// Encode.
     pub tokenize: Option<tokenize::Options>,
     /// Shuffle all documents by this seed; without it they keep the order of the inputs.
     pub shuffle: Option<u64>,
+}
+
+impl Default for Steps {
+    /// None at all.
+    fn default() -> Self {
+        Self {
+            exact: false,
+            url_field: None,
+            fuzzy: None,
+            keep: Keep::Longest,
+            score_field: None,
+            scope: Scope::Global,
+            evals: None,
+            cuts: Cuts::default(),
+            tokenize: None,
+            shuffle: None,
+        }
+    }
+}
+
+/// Among which documents duplicates are looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All of them.
+    Global,
+    /// Those of one source.
+    Source,
+    /// Those of an equal value in this field.
+    Field(String),
+}
+
+/// Evaluation sets that must not leak into training data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvalOptions {
+    /// Files, globs or directories.
+    pub inputs: Vec<String>,
+    /// JSON field or Parquet column that holds their text.
+    pub text_field: String,
+    /// Words that must be equal, in a row.
+    pub ngram: usize,
+    /// Drop such documents; otherwise they are only listed.
+    pub drop: bool,
+}
+
+/// What is cut out of documents because it stands elsewhere too; the first one stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cuts {
+    /// Lines that stand more often than this in all documents.
+    pub lines: Option<u32>,
+    /// Paragraphs that stand more often than this in all documents.
+    pub paragraphs: Option<u32>,
+    /// Substrings of at least so many tokens that stand twice.
+    pub tokens: Option<u32>,
+}
+
+impl Cuts {
+    /// Nothing is cut.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a run is carried out; its output does not depend on it.
@@ -58,6 +149,8 @@ pub(crate) struct Plan {
     pub(crate) options: Options,
     /// blake3 of the tokenizer's file.
     pub(crate) tokenizer: Option<String>,
+    /// What the indexes held that the run goes against.
+    pub(crate) indexes: Vec<String>,
     /// Text of a spool part, about.
     pub(crate) part_bytes: u64,
     pub(crate) spool: PathBuf,
@@ -66,7 +159,7 @@ pub(crate) struct Plan {
 const MIB: u64 = 1 << 20;
 
 impl Plan {
-    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const VERSION: u32 = 2;
 
     /// Parts are as large as keeps their number in the thousands: the write stage reads a piece of
     /// every part for every few megabytes of output.
@@ -94,9 +187,18 @@ impl Plan {
             self.stage,
             files,
             self.options,
-            self.tokenizer
+            self.tokenizer,
+            self.indexes
         ]);
         blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
+    }
+
+    /// Must the spool hold the texts?
+    pub(crate) fn needs_text(&self) -> bool {
+        let steps = &self.options.steps;
+        self.options.form != Form::Removed
+            || steps.fuzzy.is_some_and(|fuzzy| fuzzy.verify)
+            || !steps.cuts.is_empty()
     }
 
     /// What keeps this run from going on where `earlier` stopped.
@@ -128,6 +230,8 @@ impl Plan {
             Some("inputs (or an input has changed since)")
         } else if comparable.options != earlier.options {
             Some("options")
+        } else if self.indexes != earlier.indexes {
+            Some("indexes")
         } else if comparable.tokenizer != earlier.tokenizer {
             Some("tokenizer")
         } else {

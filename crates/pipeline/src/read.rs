@@ -1,24 +1,28 @@
 //! Read: inputs → documents → spool parts. A task is a part of an input.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use forebay_shard::Documents;
 use forebay_shard::input::{self, Cursor};
 use forebay_store::publish_bytes;
-use forebay_transform::dedup::minhash::{self, MinHash};
-use forebay_transform::dedup::shingle::Shingler;
-use forebay_transform::dedup::{Fuzzy, exact};
 use forebay_transform::shuffle;
 
-use crate::plan::{Execution, Steps};
+use crate::evals::Evals;
+use crate::part::Part;
+use crate::plan::Execution;
 use crate::progress::{Progress, Unit};
-use crate::spool::{self, Keys, Notes, Part};
+use crate::sign::Signer;
+use crate::spool::{self, Notes};
 use crate::work::Work;
 use crate::{Error, Result};
 
 /// Reads all inputs that are not read yet; returns the parts, in the order of the inputs.
-pub(crate) fn run(work: &Work, execution: &Execution, progress: &Progress) -> Result<Vec<Part>> {
+pub(crate) fn run(
+    work: &Work,
+    evals: Option<&Arc<Evals>>,
+    execution: &Execution,
+    progress: &Progress,
+) -> Result<Vec<Part>> {
     if let Some(parts) = finished(work) {
         return Ok(parts);
     }
@@ -30,7 +34,8 @@ pub(crate) fn run(work: &Work, execution: &Execution, progress: &Progress) -> Re
     let cursors = Cursors::new(work, progress);
     let failed = Mutex::new(None);
     let work_on = || {
-        let mut signer = Signer::new(&work.plan.options.steps);
+        let plan = &work.plan;
+        let mut signer = Signer::new(&plan.options.steps, &plan.sources, evals.cloned());
         while !progress.stopped() && lock(&failed).is_none() {
             let done = cursors.next().and_then(|task| match task {
                 None => Ok(false),
@@ -99,7 +104,7 @@ struct Task {
 }
 
 impl Task {
-    fn run(self, work: &Work, signer: &mut Signer) -> Result<()> {
+    fn run(self, work: &Work, signer: &mut Signer<'_>) -> Result<()> {
         let next = self.part.next;
         let parsed = self.part.parse(&work.plan.options.input)?;
         let documents = parsed.documents;
@@ -109,8 +114,8 @@ impl Task {
             Some(seed) => shuffle::key(seed, documents.files[at], documents.positions[at]),
             None => at as u64,
         };
-        spool::write(&work.part(self.source, self.number), &documents, &keys, notes, key)?;
-        Ok(())
+        let path = work.part(self.source, self.number);
+        spool::write(&path, &documents, keys, notes, work.plan.needs_text(), key)
     }
 }
 
@@ -179,48 +184,6 @@ impl Reading {
         let number = self.next;
         self.next += 1;
         Ok(Some(Task { source, number, part }))
-    }
-}
-
-/// Makes the keys of dedup; keeps its buffers from part to part.
-struct Signer {
-    exact: bool,
-    fuzzy: Option<(Fuzzy, MinHash)>,
-    shingler: Shingler,
-    scratch: Vec<u8>,
-}
-
-impl Signer {
-    fn new(steps: &Steps) -> Self {
-        let fuzzy = steps.fuzzy.map(|fuzzy| (fuzzy, MinHash::new(fuzzy.bands * fuzzy.rows)));
-        Self { exact: steps.exact, fuzzy, shingler: Shingler::default(), scratch: Vec::new() }
-    }
-
-    fn sign(&mut self, documents: &Documents) -> Keys {
-        let mut keys = Keys::default();
-        for text in documents.texts.iter() {
-            let length = u32::try_from(text.len()).unwrap_or(u32::MAX);
-            keys.lengths.push(if text.trim().is_empty() { 0 } else { length });
-            if self.exact {
-                keys.exact.push(exact::hash(text, &mut self.scratch));
-            }
-            if let Some((fuzzy, minhash)) = &mut self.fuzzy {
-                minhash.clear();
-                self.shingler.shingles(text, fuzzy.ngram, |shingle| minhash.add(shingle));
-                match minhash.finish() {
-                    Some(signature) => {
-                        keys.bands.extend(minhash::band_keys(signature, fuzzy.rows));
-                        keys.sketches.extend(minhash::sketch(signature));
-                    }
-                    // Without words there is nothing to compare: key 0 links to nobody.
-                    None => {
-                        keys.bands.resize(keys.bands.len() + fuzzy.bands, 0);
-                        keys.sketches.resize(keys.sketches.len() + fuzzy.bands * fuzzy.rows, 0);
-                    }
-                }
-            }
-        }
-        keys
     }
 }
 

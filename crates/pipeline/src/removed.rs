@@ -1,54 +1,84 @@
 //! `removed/`: a row for every document that went and every record that was no document.
 
-use forebay_shard::manifest::{FileEntry, REMOVED};
+use forebay_shard::manifest::{FileEntry, LargeCluster, REMOVED};
 use forebay_shard::{Removed, RemovedWriter, stable_id};
 use forebay_store::create_dir;
 use forebay_transform::dedup::minhash;
 
 use crate::Result;
-use crate::dedup::{Fate, Survivors};
-use crate::spool::{Part, Row, first_documents};
+use crate::corpus::Corpus;
+use crate::survivors::Fate;
 use crate::work::Work;
+use crate::write::Outcome;
 
 /// Writes the list, in input order; nothing if nothing was left out.
-pub(crate) fn run(work: &Work, parts: &[Part], survivors: &Survivors) -> Result<Vec<FileEntry>> {
-    let skipped = parts.iter().any(|part| !part.footer.skipped.is_empty());
-    let gone = (0..survivors.documents()).any(|d| survivors.fate(d) != Fate::Kept);
-    if !skipped && !gone {
+pub(crate) fn run(
+    work: &Work,
+    outcome: &Outcome<'_>,
+) -> Result<Vec<FileEntry>> {
+    let Outcome { corpus, survivors, clustering, cuts } = outcome;
+    let cuts = cuts.all();
+    let skipped = corpus.own().any(|(part, _)| !part.footer.skipped.is_empty());
+    let matched = corpus.own().any(|(part, _)| !part.footer.matches.is_empty());
+    let gone = (corpus.old()..corpus.documents()).any(|d| !survivors.stays(d));
+    if !skipped && !matched && !gone && cuts.is_empty() {
         return Ok(Vec::new());
     }
     create_dir(&work.out.join(REMOVED))?;
     let file = format!("{REMOVED}/removed-00000.parquet");
     let mut writer = RemovedWriter::create(&work.out.join(&file))?;
-    let clusters = survivors.clusters();
-    let places = Places::new(parts);
-    for (number, part) in parts.iter().enumerate() {
-        let first = places.firsts[number];
+    let mut cuts = cuts.iter().peekable();
+    for (part, first) in corpus.own() {
+        let mut matches = part.footer.matches.iter().peekable();
         for ordinal in 0..part.footer.documents {
             let document = first + ordinal;
             let fate = survivors.fate(document);
-            let reason = match fate {
-                Fate::Kept => continue,
-                Fate::Empty => "empty",
-                Fate::Exact => "exact",
-                Fate::Fuzzy => "fuzzy",
-            };
-            let (id, source) = names(part, &part.row_of(ordinal)?)?;
-            let mut removed = Removed { id: &id, source: &source, reason, ..Removed::default() };
-            let survivor_id;
-            if fate != Fate::Empty {
-                let survivor = survivors.survivor(document);
-                let (there, place) = places.of(survivor);
-                survivor_id = names(there, &there.row_of(place)?)?.0;
-                removed.survivor = Some(&survivor_id);
-                removed.cluster = Some(u64::from(clusters[survivor as usize]));
-                removed.jaccard = Some(match fate {
-                    Fate::Exact if part.footer.signature == 0 => 1.0,
-                    // An equal document may have gone to a cluster of similar ones.
-                    _ => minhash::estimate(&part.sketch(ordinal)?, &there.sketch(place)?),
-                });
+            let found = matches.next_if(|found| found.ordinal == ordinal);
+            let mut removed = Removed { reason: fate.name(), ..Removed::default() };
+            let (id, source, row, survivor_id);
+            let is_cut = cuts.peek().is_some_and(|cut| cut.document == document);
+            let stays = survivors.stays(document);
+            if stays && found.is_none() && !is_cut {
+                continue;
             }
-            writer.push(&removed)?;
+            row = part.row_of(ordinal)?;
+            (id, source) = part.names(&row)?;
+            (removed.id, removed.source) = (&id, &source);
+            removed.position = Some(row.position);
+            if !stays {
+                if let Some(cluster) = clustering.of(document) {
+                    let survivor = survivors.survivor(document);
+                    survivor_id = corpus.names(survivor)?.0;
+                    removed.survivor = Some(&survivor_id);
+                    removed.cluster = Some(u64::from(cluster));
+                    removed.cluster_size = Some(clustering.size(cluster));
+                    removed.jaccard = survivors.jaccard(document);
+                    removed.jaccard_estimated = estimate(corpus, document, survivor)?;
+                }
+                removed.detail = found.map(|found| found.detail.as_str());
+                writer.push(&removed)?;
+            } else if let Some(found) = found {
+                // It stays: the user wanted to know.
+                let detail = Some(found.detail.as_str());
+                writer.push(&Removed { reason: "eval-reported", detail, ..removed })?;
+            }
+            while let Some(cut) = cuts.next_if(|cut| cut.document == document) {
+                if fate == Fate::Cut {
+                    continue;
+                }
+                let first = corpus.names(cut.first)?.0;
+                let detail = format!("bytes {}..{}", cut.start, cut.end);
+                writer.push(&Removed {
+                    reason: cut.reason.name(),
+                    survivor: Some(&first),
+                    detail: Some(&detail),
+                    cluster: None,
+                    cluster_size: None,
+                    jaccard: None,
+                    jaccard_estimated: None,
+                    ..removed
+                })?;
+            }
         }
         for skipped in &part.footer.skipped {
             let id = stable_id(&skipped.source, skipped.position);
@@ -56,6 +86,7 @@ pub(crate) fn run(work: &Work, parts: &[Part], survivors: &Survivors) -> Result<
                 id: &id,
                 source: &skipped.source,
                 reason: skipped.reason.name(),
+                position: Some(skipped.position),
                 detail: Some(&skipped.detail),
                 ..Removed::default()
             })?;
@@ -65,29 +96,48 @@ pub(crate) fn run(work: &Work, parts: &[Part], survivors: &Survivors) -> Result<
     Ok(vec![FileEntry::of(&work.out, &file)?])
 }
 
-/// Id and source of a row.
-fn names(part: &Part, row: &Row) -> Result<(String, String)> {
-    let mut bytes = part.data(&[Row { text_bytes: 0, ..*row }])?;
-    let source = bytes.split_off(row.id_bytes as usize);
-    let string = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok((string(bytes), string(source)))
+/// The similarity of two documents as their signatures tell it.
+pub(crate) fn estimate(corpus: &Corpus, a: u32, b: u32) -> Result<Option<f32>> {
+    let sketch = |document| {
+        let (part, ordinal) = corpus.place(document);
+        part.sketch(ordinal)
+    };
+    let sketches = (sketch(a)?, sketch(b)?);
+    let (Some(a), Some(b)) = sketches else { return Ok(None) };
+    Ok(Some(minhash::estimate(&a, &b)))
 }
 
-/// Finds the part of a document.
-struct Places<'a> {
-    parts: &'a [Part],
-    /// Number of the first document of each part.
-    firsts: Vec<u32>,
-}
+/// Clusters of so many documents are shown to the user.
+const LARGE: u32 = 100;
+const SHOWN_CLUSTERS: usize = 10;
+const SHOWN_DOCUMENTS: usize = 3;
+const SHOWN_CHARACTERS: usize = 160;
 
-impl<'a> Places<'a> {
-    fn new(parts: &'a [Part]) -> Self {
-        Self { parts, firsts: first_documents(parts) }
+/// The largest clusters, with the beginnings of some of their documents.
+pub(crate) fn large_clusters(outcome: &Outcome<'_>) -> Result<Vec<LargeCluster>> {
+    let Outcome { corpus, survivors, clustering, .. } = outcome;
+    let mut large: Vec<(u32, u32)> = clustering.at_least(LARGE).collect();
+    large.sort_unstable_by_key(|&(number, size)| (u32::MAX - size, number));
+    large.truncate(SHOWN_CLUSTERS);
+    let mut members: Vec<Vec<u32>> = vec![Vec::new(); large.len()];
+    for document in 0..survivors.documents() {
+        let place = large.iter().position(|&(number, _)| clustering.of(document) == Some(number));
+        if let Some(members) = place.map(|place| &mut members[place])
+            && members.len() < SHOWN_DOCUMENTS
+        {
+            members.push(document);
+        }
     }
-
-    fn of(&self, document: u32) -> (&'a Part, u32) {
-        // The last part that starts at or before it: parts without documents share their start.
-        let number = self.firsts.partition_point(|&first| first <= document) - 1;
-        (&self.parts[number], document - self.firsts[number])
+    let mut shown = Vec::new();
+    for (&(cluster, size), members) in large.iter().zip(members) {
+        let survivor = corpus.names(survivors.survivor(members[0]))?.0;
+        let mut samples = Vec::new();
+        for document in members {
+            let text = corpus.text(document)?;
+            let words: Vec<&str> = text.split_whitespace().take(SHOWN_CHARACTERS).collect();
+            samples.push(words.join(" ").chars().take(SHOWN_CHARACTERS).collect());
+        }
+        shown.push(LargeCluster { cluster: u64::from(cluster), size, survivor, samples });
     }
+    Ok(shown)
 }

@@ -1,18 +1,22 @@
 use std::path::Path;
+use std::sync::Arc;
 
 use forebay_shard::input::{self, Source};
-use forebay_shard::manifest::{self, Counts, FileEntry, Lineage, Manifest, ShardEntry};
+use forebay_shard::manifest::{self, Counts, FileEntry, LargeCluster, Lineage, Manifest, ShardEntry};
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
 use forebay_transform::tokenize::{Tokenizer, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::dedup::{self, Survivors};
-use crate::plan::{Execution, Options, Plan};
+use crate::corpus::Corpus;
+use crate::evals::Evals;
+use crate::index::{self as dedup_index, Index};
+use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
-use crate::spool::Part;
+use crate::survivors::Survivors;
 use crate::work::{Start, Work};
-use crate::{Error, Result, read, removed, write};
+use crate::write::Outcome;
+use crate::{Error, Result, cuts, dedup, read, removed, write};
 
 /// A dataset and how it came to be.
 #[derive(Debug)]
@@ -42,18 +46,28 @@ pub fn run(
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Finished> {
+    let mut options = options.clone();
+    options.input.extra = options.steps.fields();
     let sources = input::discover(inputs, &options.input, Some(out))?;
+    let against = options.against.iter().map(|path| Index::read(path));
+    let against = against.collect::<Result<Vec<Index>>>()?;
+    let evals = options.steps.evals.as_ref();
+    let evals = evals.map(|evals| Evals::read(evals, &options.input)).transpose()?.map(Arc::new);
     let input_bytes = sources.iter().flat_map(Source::files).map(|file| file.bytes).sum();
     let plan = Plan {
         version: Plan::VERSION,
         stage: stage.to_owned(),
         inputs: inputs.to_vec(),
         sources,
-        options: options.clone(),
+        options,
         tokenizer: vocabulary.map(|vocabulary| vocabulary.blake3.clone()),
+        indexes: against.iter().map(Index::fingerprint).collect(),
         part_bytes: Plan::part_bytes(input_bytes),
         spool: out.to_path_buf(),
     };
+    if let Some(directory) = &plan.options.write_index {
+        dedup_index::refuse_foreign(directory, &plan.fingerprint())?;
+    }
     let work = match Work::open(out, plan, execution.tmp_dir.as_deref(), execution.fresh)? {
         Start::Unfinished(work) => *work,
         Start::Finished(manifest) => {
@@ -73,12 +87,19 @@ pub fn run(
         loaded
     };
     let read_and_dedup = || {
-        let parts = read::run(&work, execution, progress)?;
-        let survivors = dedup::run(&work, &parts, execution, progress)?;
-        Ok::<_, Error>((parts, survivors))
+        let steps = &work.plan.options.steps;
+        let mut old = Vec::new();
+        for (index, path) in against.iter().zip(&work.plan.options.against) {
+            old.extend(index.open(path, steps)?);
+        }
+        let parts = read::run(&work, evals.as_ref(), execution, progress)?;
+        let corpus = Corpus::new(old, parts)?;
+        let mut survivors = dedup::run(&work, &corpus, execution, progress)?;
+        let cuts = cuts::run(&work, &corpus, &mut survivors, execution, progress)?;
+        Ok::<_, Error>((corpus, survivors, cuts))
     };
     // A large vocabulary takes seconds to build: with a thread to spare, meanwhile.
-    let (tokenizer, (parts, survivors)) = if execution.threads <= 1 {
+    let (tokenizer, (corpus, survivors, cuts)) = if execution.threads <= 1 {
         (load()?, read_and_dedup()?)
     } else {
         std::thread::scope(|scope| {
@@ -91,18 +112,36 @@ pub fn run(
             Ok::<_, Error>((tokenizer, done?))
         })?
     };
-    let counts = count(&parts, &survivors);
+    let mut counts = count(&corpus, &survivors);
+    counts.cut_bytes = cuts.bytes(&survivors);
     if counts.read == 0 && counts.skipped.is_empty() {
         work.abandon();
         return Err(Error::NoDocuments { inputs: inputs.join(" ") });
     }
-    let shards = write::run(&work, &parts, &survivors, tokenizer.as_ref(), execution, progress)?;
+    let clustering = survivors.clusters();
+    let outcome = Outcome {
+        corpus: &corpus,
+        survivors: &survivors,
+        clustering: &clustering,
+        cuts: &cuts,
+    };
+    let shards = write::run(&work, &outcome, tokenizer.as_ref(), execution, progress)?;
 
     progress.start("finish", Unit::Steps, 0);
-    let removed = removed::run(&work, &parts, &survivors)?;
-    let manifest = publish(&work, shards, removed, counts, tokenizer.as_ref(), vocabulary)?;
+    let made = Made {
+        shards,
+        removed: removed::run(&work, &outcome)?,
+        large_clusters: removed::large_clusters(&outcome)?,
+        counts,
+    };
+    if let Some(directory) = &work.plan.options.write_index {
+        dedup_index::write(&work, &corpus, &survivors, directory)?;
+    }
+    let manifest = publish(&work, made, tokenizer.as_ref(), vocabulary)?;
     work.finish();
-    let notes = tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
+    let mut notes: Vec<String> =
+        tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
+    notes.extend(evals.and_then(|evals| evals.note()));
     Ok(Finished { manifest, already: false, resumed, notes })
 }
 
@@ -122,9 +161,9 @@ fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option
     })
 }
 
-fn count(parts: &[Part], survivors: &Survivors) -> Counts {
+fn count(corpus: &Corpus, survivors: &Survivors) -> Counts {
     let mut counts = Counts::default();
-    for part in parts {
+    for (part, _) in corpus.own() {
         counts.read += u64::from(part.footer.documents);
         counts.read_bytes += part.footer.text_bytes;
         counts.replaced += part.footer.replaced;
@@ -136,19 +175,26 @@ fn count(parts: &[Part], survivors: &Survivors) -> Counts {
     counts
 }
 
+/// What a run has made.
+struct Made {
+    shards: Vec<ShardEntry>,
+    removed: Vec<FileEntry>,
+    large_clusters: Vec<LargeCluster>,
+    counts: Counts,
+}
+
 /// Index, tokenizer, and last of all the manifest.
 fn publish(
     work: &Work,
-    shards: Vec<ShardEntry>,
-    removed: Vec<FileEntry>,
-    counts: Counts,
+    made: Made,
     tokenizer: Option<&Tokenizer>,
     vocabulary: Option<&Vocabulary>,
 ) -> Result<Manifest> {
+    let Made { shards, removed, large_clusters, counts } = made;
     let out = &work.out;
     create_dir(out)?;
     let mut index = None;
-    if tokenizer.is_some() {
+    if tokenizer.is_some() && work.plan.options.form != Form::Removed {
         index::write(&out.join(manifest::INDEX), shards.len(), |number| {
             let shard = work.shard(number).map(|(_, index)| index);
             shard.ok_or_else(|| ShardError::file(out, format!("shard {number} has gone")))
@@ -183,6 +229,7 @@ fn publish(
             parents: parents(plan),
         },
         counts,
+        large_clusters,
         shards,
     };
     publish_bytes(&out.join(manifest::FILE), &manifest.to_bytes())?;

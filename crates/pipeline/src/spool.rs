@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! magic     8 B
-//! data      id, source and text of each document, in key order
+//! data      id, source and text (if it is needed again) of each document, in key order
 //! rows      48 B × documents, in key order
 //! places     4 B × documents   row of each document, in input order
 //! lengths    4 B × documents   bytes of text, 0 if it is white space only; in input order
 //! exact     16 B × documents   hash of the whole text            (with exact dedup)
+//! urls      16 B × documents   hash of the URL; 0: none          (with dedup of URLs)
+//! scores     8 B × documents   what to keep by; more is better   (if scores decide)
 //! bands      8 B × documents × bands, band after band; 0: none   (with fuzzy dedup)
 //! sketches   1 B × documents × rows of the signature             (with fuzzy dedup)
 //! footer    JSON: counts, places of the sections, what was skipped; its length, magic
@@ -18,14 +20,23 @@ use std::path::Path;
 
 use bytemuck::{Pod, Zeroable, cast_slice};
 use forebay_shard::{Documents, Skipped};
-use forebay_store::{File, NewFile};
+use forebay_store::NewFile;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::Result;
 
-const MAGIC: [u8; 8] = *b"FBSPOOL1";
-const ROW_BYTES: u64 = size_of::<Row>() as u64;
+pub(crate) const MAGIC: [u8; 8] = *b"FBSPOOL2";
+
+// Names of the sections.
+pub(crate) const ROWS: &str = "rows";
+pub(crate) const PLACES: &str = "places";
+pub(crate) const LENGTHS: &str = "lengths";
+pub(crate) const EXACT: &str = "exact";
+pub(crate) const URLS: &str = "urls";
+pub(crate) const SCORES: &str = "scores";
+pub(crate) const BANDS: &str = "bands";
+pub(crate) const SKETCHES: &str = "sketches";
 
 /// One document.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -56,31 +67,52 @@ impl Row {
 pub(crate) struct Keys {
     pub(crate) lengths: Vec<u32>,
     pub(crate) exact: Vec<u128>,
+    pub(crate) urls: Vec<u128>,
+    pub(crate) scores: Vec<u64>,
     /// `[documents, bands]`
     pub(crate) bands: Vec<u64>,
     /// `[documents, rows]`
     pub(crate) sketches: Vec<u8>,
+    pub(crate) matches: Vec<Match>,
+}
+
+/// A document that shares an n-gram with an evaluation set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Match {
+    pub(crate) ordinal: u32,
+    /// What was found where.
+    pub(crate) detail: String,
 }
 
 /// Footer of a part.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Footer {
     pub(crate) documents: u32,
-    /// Bytes of all texts.
+    /// Bytes of all texts, stored or not.
     pub(crate) text_bytes: u64,
+    /// The texts are in the data.
+    pub(crate) has_text: bool,
     /// Where the cursor stands after this part.
     pub(crate) next: u64,
     pub(crate) skipped: Vec<Skipped>,
     pub(crate) replaced: u64,
-    pub(crate) bands: u32,
-    /// Rows of a whole signature.
-    pub(crate) signature: u32,
-    /// Where the rows start; the other sections follow.
-    rows_at: u64,
+    /// In order of their documents.
+    pub(crate) matches: Vec<Match>,
+    pub(crate) sections: Vec<Section>,
     /// Where the last section ends.
-    end: u64,
+    pub(crate) end: u64,
     /// Of all bytes before the footer.
-    checksum: u64,
+    pub(crate) checksum: u64,
+}
+
+/// One column of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Section {
+    pub(crate) name: String,
+    /// Where it starts.
+    pub(crate) at: u64,
+    /// Bytes of a document.
+    pub(crate) width: u64,
 }
 
 /// Counts that go from the parser into the footer.
@@ -95,10 +127,11 @@ pub(crate) struct Notes {
 pub(crate) fn write(
     path: &Path,
     documents: &Documents,
-    keys: &Keys,
+    keys: Keys,
     notes: Notes,
+    with_text: bool,
     key: impl Fn(usize) -> u64,
-) -> Result<Footer> {
+) -> Result<()> {
     let count = documents.len();
     let ordinal = |at: usize| u32::try_from(at).map_err(|_| crate::Error::TooManyDocuments);
     let mut out = Out { file: NewFile::create(path)?, checksum: Xxh3::new(), buffer: Vec::new() };
@@ -113,7 +146,8 @@ pub(crate) fn write(
     let mut places = vec![0_u32; count];
     for &(key, file, position, ordinal) in &order {
         let at = ordinal as usize;
-        let strings = [&documents.ids, &documents.sources, &documents.texts].map(|s| s.get(at));
+        let text = if with_text { documents.texts.get(at) } else { "" };
+        let strings = [documents.ids.get(at), documents.sources.get(at), text];
         // Records are bounded to far below 4 GiB.
         let [id_bytes, source_bytes, text_bytes] =
             strings.map(|s| u32::try_from(s.len()).unwrap_or(u32::MAX));
@@ -135,30 +169,38 @@ pub(crate) fn write(
         }
     }
 
-    let rows_at = out.written();
-    out.put(cast_slice(&rows))?;
-    out.put(cast_slice(&places))?;
-    out.put(cast_slice(&keys.lengths))?;
-    out.put(cast_slice(&keys.exact))?;
+    let mut sections = Vec::new();
+    let mut section = |out: &mut Out, name: &str, bytes: &[u8]| {
+        if count > 0 && !bytes.is_empty() {
+            let (name, at, width) = (name.to_owned(), out.written(), (bytes.len() / count) as u64);
+            sections.push(Section { name, at, width });
+        }
+        out.put(bytes)
+    };
+    section(&mut out, ROWS, cast_slice(&rows))?;
+    section(&mut out, PLACES, cast_slice(&places))?;
+    section(&mut out, LENGTHS, cast_slice(&keys.lengths))?;
+    section(&mut out, EXACT, cast_slice(&keys.exact))?;
+    section(&mut out, URLS, cast_slice(&keys.urls))?;
+    section(&mut out, SCORES, cast_slice(&keys.scores))?;
     let bands = keys.bands.len() / count.max(1);
-    let mut column: Vec<u64> = Vec::with_capacity(count);
+    let mut columns: Vec<u64> = Vec::with_capacity(keys.bands.len());
     for band in 0..bands {
-        column.clear();
-        column.extend(keys.bands.iter().skip(band).step_by(bands));
-        out.put(cast_slice(&column))?;
+        columns.extend(keys.bands.iter().skip(band).step_by(bands));
     }
-    out.put(&keys.sketches)?;
+    section(&mut out, BANDS, cast_slice(&columns))?;
+    section(&mut out, SKETCHES, &keys.sketches)?;
     out.flush()?;
 
     let footer = Footer {
         documents: ordinal(count)?,
         text_bytes: documents.texts.bytes() as u64,
+        has_text: with_text,
         next: notes.next,
         skipped: notes.skipped,
         replaced: notes.replaced,
-        bands: u32::try_from(bands).unwrap_or(0),
-        signature: u32::try_from(keys.sketches.len() / count.max(1)).unwrap_or(0),
-        rows_at,
+        matches: keys.matches,
+        sections,
         end: out.written(),
         checksum: out.checksum.digest(),
     };
@@ -168,7 +210,7 @@ pub(crate) fn write(
     file.append(&(json.len() as u64).to_le_bytes())?;
     file.append(&MAGIC)?;
     file.rename()?;
-    Ok(footer)
+    Ok(())
 }
 
 struct Out {
@@ -202,146 +244,5 @@ impl Out {
         self.file.append(&self.buffer)?;
         self.buffer.clear();
         Ok(())
-    }
-}
-
-/// A part, open for reading.
-#[derive(Debug)]
-pub(crate) struct Part {
-    file: File,
-    pub(crate) footer: Footer,
-}
-
-/// Number of the first document of each part: documents are counted through all parts.
-pub(crate) fn first_documents(parts: &[Part]) -> Vec<u32> {
-    let firsts = parts.iter().scan(0, |next, part| {
-        let first = *next;
-        *next += part.footer.documents;
-        Some(first)
-    });
-    firsts.collect()
-}
-
-impl Part {
-    /// Opens a part; `None` if it is missing or not whole.
-    pub(crate) fn open(path: &Path) -> Option<Self> {
-        let file = File::open(path).ok()?;
-        let tail = file.read(file.size().checked_sub(16)?, 16).ok()?;
-        let (length, magic) = tail.split_at(8);
-        if magic != MAGIC {
-            return None;
-        }
-        let length = u64::from_le_bytes(length.try_into().ok()?);
-        let footer_at = (file.size() - 16).checked_sub(length)?;
-        let footer = file.read(footer_at, usize::try_from(length).ok()?).ok()?;
-        let footer: Footer = serde_json::from_slice(&footer).ok()?;
-        let part = Self { file, footer };
-        (part.end() == footer_at).then_some(part)
-    }
-
-    /// Reads the whole part and compares its checksum.
-    pub(crate) fn is_sound(&self) -> bool {
-        let mut checksum = Xxh3::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < self.end() {
-            let length = (self.end() - at).min(buffer.len() as u64);
-            let block = &mut buffer[..usize::try_from(length).unwrap_or(0)];
-            if self.file.read_at(at, block).is_err() {
-                return false;
-            }
-            checksum.update(block);
-            at += length;
-        }
-        checksum.digest() == self.footer.checksum
-    }
-
-    fn documents(&self) -> u64 {
-        u64::from(self.footer.documents)
-    }
-
-    fn places_at(&self) -> u64 {
-        self.footer.rows_at + ROW_BYTES * self.documents()
-    }
-
-    fn lengths_at(&self) -> u64 {
-        self.places_at() + 4 * self.documents()
-    }
-
-    fn exact_at(&self) -> u64 {
-        self.lengths_at() + 4 * self.documents()
-    }
-
-    fn bands_at(&self) -> u64 {
-        // Without exact dedup there are no hashes; the sizes of the other sections tell.
-        self.end()
-            - u64::from(self.footer.signature) * self.documents()
-            - 8 * u64::from(self.footer.bands) * self.documents()
-    }
-
-    fn end(&self) -> u64 {
-        self.footer.end
-    }
-
-    fn column<T: Pod>(&self, at: u64, count: usize) -> Result<Vec<T>> {
-        let mut column = vec![T::zeroed(); count];
-        self.file.read_at(at, bytemuck::cast_slice_mut(&mut column))?;
-        Ok(column)
-    }
-
-    /// Bytes of text of each document, in input order.
-    pub(crate) fn lengths(&self) -> Result<Vec<u32>> {
-        self.column(self.lengths_at(), self.footer.documents as usize)
-    }
-
-    /// Hash of each document, in input order.
-    pub(crate) fn exact(&self) -> Result<Vec<u128>> {
-        self.column(self.exact_at(), self.footer.documents as usize)
-    }
-
-    /// One band's key of each document, in input order.
-    pub(crate) fn band(&self, band: u32) -> Result<Vec<u64>> {
-        let at = self.bands_at() + 8 * u64::from(band) * self.documents();
-        self.column(at, self.footer.documents as usize)
-    }
-
-    /// Sketch of one document.
-    pub(crate) fn sketch(&self, ordinal: u32) -> Result<Vec<u8>> {
-        let signature = self.footer.signature as usize;
-        let at = self.end() - (self.documents() - u64::from(ordinal)) * signature as u64;
-        self.column(at, signature)
-    }
-
-    /// Rows `first..end`, in key order.
-    pub(crate) fn rows(&self, first: u32, end: u32) -> Result<Vec<Row>> {
-        let at = self.footer.rows_at + ROW_BYTES * u64::from(first);
-        self.column(at, (end - first) as usize)
-    }
-
-    /// First row whose key is not below `key`.
-    pub(crate) fn find(&self, key: u64) -> Result<u32> {
-        let (mut low, mut high) = (0, self.footer.documents);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.rows(middle, middle + 1)?[0].key < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
-    }
-
-    /// Row of the document with this ordinal.
-    pub(crate) fn row_of(&self, ordinal: u32) -> Result<Row> {
-        let place: Vec<u32> = self.column(self.places_at() + 4 * u64::from(ordinal), 1)?;
-        Ok(self.rows(place[0], place[0] + 1)?[0])
-    }
-
-    /// Data of consecutive rows.
-    pub(crate) fn data(&self, rows: &[Row]) -> Result<Vec<u8>> {
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
-        let length = last.offset + last.data_bytes() - first.offset;
-        self.column(first.offset, usize::try_from(length).unwrap_or(usize::MAX))
     }
 }

@@ -6,14 +6,18 @@
 use std::path::Path;
 
 use forebay_shard::manifest::ShardEntry;
-use forebay_shard::{Columns, Row as ShardRow, ShardWriter};
+use forebay_shard::{Columns, Note, Row as ShardRow, ShardWriter};
 use forebay_transform::tokenize::Tokenizer;
 
-use crate::dedup::{Fate, Survivors};
+use crate::corpus::Corpus;
+use crate::cuts::{self, Cuts};
 use crate::ordered::ordered;
-use crate::plan::Execution;
+use crate::plan::{Execution, Form};
+use crate::part::Part;
 use crate::progress::{Progress, Unit};
-use crate::spool::{Part, Row, first_documents};
+use crate::removed;
+use crate::spool::Row;
+use crate::survivors::{Clustering, Fate, Survivors};
 use crate::work::{Work, shard_name};
 use crate::{Error, Result};
 
@@ -28,13 +32,17 @@ const BUCKETS: usize = 1 << (64 - BUCKET_SHIFT);
 /// Writes the shards that are not complete yet; returns all of them.
 pub(crate) fn run(
     work: &Work,
-    parts: &[Part],
-    survivors: &Survivors,
+    outcome: &Outcome<'_>,
     tokenizer: Option<&Tokenizer>,
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Vec<ShardEntry>> {
-    let spool = Spool::new(parts, survivors);
+    let options = &work.plan.options;
+    if options.form == Form::Removed {
+        return Ok(Vec::new());
+    }
+    let spool = Spool { outcome, form: options.form, duplicates: options.duplicates };
+    let parts = outcome.corpus.parts();
     // An item is held as text and as tokens, by every thread and in the queue behind it.
     let most = execution.memory_bytes / (8 * execution.threads.max(1) as u64);
     let item_bytes = (PIECE_BYTES * parts.len() as u64).min(most).max(ITEM_BYTES);
@@ -47,7 +55,9 @@ pub(crate) fn run(
     progress.start("write", Unit::Bytes, todo.iter().map(|item| item.text_bytes).sum());
     let columns = Columns {
         tokens: tokenizer.is_some(),
-        text: work.plan.options.keep_text || tokenizer.is_none(),
+        text: options.keep_text || tokenizer.is_none(),
+        duplicates: options.duplicates,
+        annotations: options.form == Form::Annotated,
     };
     let mut open: Option<(usize, ShardWriter)> = None;
     let gather = |number: usize| {
@@ -91,27 +101,43 @@ enum Range {
     Rows { part: usize, first: u32, end: u32 },
 }
 
-/// All parts and who stays of their documents.
-struct Spool<'a> {
-    parts: &'a [Part],
-    survivors: &'a Survivors,
-    /// Number of the first document of each part.
-    firsts: Vec<u32>,
+/// All documents, and what was found out about them.
+pub(crate) struct Outcome<'a> {
+    pub(crate) corpus: &'a Corpus,
+    pub(crate) survivors: &'a Survivors,
+    pub(crate) clustering: &'a Clustering,
+    pub(crate) cuts: &'a Cuts,
 }
 
-impl<'a> Spool<'a> {
-    fn new(parts: &'a [Part], survivors: &'a Survivors) -> Self {
-        Self { parts, survivors, firsts: first_documents(parts) }
+/// Documents on their way out.
+struct Spool<'a> {
+    outcome: &'a Outcome<'a>,
+    form: Form,
+    duplicates: bool,
+}
+
+impl Spool<'_> {
+    fn document(&self, part: usize, row: &Row) -> u32 {
+        self.outcome.corpus.first(part) + row.ordinal
     }
 
+    /// Is it written?
     fn stays(&self, part: usize, row: &Row) -> bool {
-        self.survivors.fate(self.firsts[part] + row.ordinal) == Fate::Kept
+        let document = self.document(part, row);
+        self.form == Form::Annotated || self.outcome.survivors.stays(document)
+    }
+
+    /// The run's own parts, numbered through all parts.
+    fn own_parts(&self) -> impl Iterator<Item = (usize, &Part)> {
+        let corpus = self.outcome.corpus;
+        let parts = corpus.parts().iter().enumerate();
+        parts.filter(|&(number, _)| corpus.first(number) >= corpus.old())
     }
 
     /// Calls `each` with every document that stays, part by part.
     fn each_row(&self, mut each: impl FnMut(usize, u32, &Row)) -> Result<()> {
         const ROWS: u32 = 64 << 10;
-        for (number, part) in self.parts.iter().enumerate() {
+        for (number, part) in self.own_parts() {
             for first in (0..part.footer.documents).step_by(ROWS as usize) {
                 let end = part.footer.documents.min(first.saturating_add(ROWS));
                 for (place, row) in (first..).zip(&part.rows(first, end)?) {
@@ -153,9 +179,12 @@ impl<'a> Spool<'a> {
     fn gather(&self, item: &Item, tokenizer: Option<&Tokenizer>) -> Result<Batch> {
         let mut batch = Batch::default();
         match item.range {
-            Range::Rows { part, first, end } => self.take(part, first, end, &mut batch)?,
+            Range::Rows { part, first, end } => {
+                self.take(part, first, end, &mut batch)?;
+                batch.order = (0..batch.documents.len()).collect();
+            }
             Range::Buckets { first, end } => {
-                for (number, part) in self.parts.iter().enumerate() {
+                for (number, part) in self.own_parts() {
                     let at = part.find((first as u64) << BUCKET_SHIFT)?;
                     let to = match end {
                         BUCKETS => part.footer.documents,
@@ -163,13 +192,15 @@ impl<'a> Spool<'a> {
                     };
                     self.take(number, at, to, &mut batch)?;
                 }
-                batch.documents.sort_unstable_by_key(|(row, _)| (row.key, row.file, row.position));
+                let key = |&(row, _): &(Row, usize)| (row.key, row.file, row.position);
+                batch.order = (0..batch.documents.len()).collect();
+                batch.order.sort_unstable_by_key(|&at| key(&batch.documents[at]));
             }
         }
         if let Some(tokenizer) = tokenizer {
             let (mut tokens, mut ends) = (Vec::new(), Vec::new());
             for at in 0..batch.documents.len() {
-                let (_, _, text) = batch.strings(at)?;
+                let [_, _, text] = batch.strings(at)?;
                 tokenizer.encode(text, &mut tokens)?;
                 ends.push(tokens.len());
             }
@@ -179,18 +210,55 @@ impl<'a> Spool<'a> {
     }
 
     /// Adds the documents that stay of consecutive rows.
-    fn take(&self, part: usize, first: u32, end: u32, batch: &mut Batch) -> Result<()> {
-        let rows = self.parts[part].rows(first, end)?;
+    fn take(&self, number: usize, first: u32, end: u32, batch: &mut Batch) -> Result<()> {
+        let part = &self.outcome.corpus.parts()[number];
+        let rows = part.rows(first, end)?;
         if rows.is_empty() {
             return Ok(());
         }
-        let number = batch.data.len();
-        batch.data.push(self.parts[part].data(&rows)?);
-        for row in rows.iter().filter(|row| self.stays(part, row)) {
-            let offset = row.offset - rows[0].offset;
-            batch.documents.push((Row { offset, ..*row }, number));
+        let data = batch.data.len();
+        batch.data.push(part.data(&rows)?);
+        for row in rows.iter().filter(|row| self.stays(number, row)) {
+            let document = self.document(number, row);
+            let (mut row, mut data) = (Row { offset: row.offset - rows[0].offset, ..*row }, data);
+            let cuts = self.outcome.cuts.of(document);
+            if self.form == Form::Dataset && !cuts.is_empty() {
+                let [id, source, text] = batch.strings_of(&row, data)?;
+                let text: String = cuts::kept(text, cuts).collect();
+                let whole = [id, source, &text].concat();
+                row.offset = 0;
+                row.text_bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
+                data = batch.data.len();
+                batch.data.push(whole.into_bytes());
+            }
+            let note = self.note(document)?;
+            batch.documents.push((row, data));
+            batch.notes.push(note);
         }
         Ok(())
+    }
+
+    /// What the columns say about a document.
+    fn note(&self, document: u32) -> Result<Note> {
+        let Outcome { corpus, survivors, clustering, .. } = self.outcome;
+        let mut note = Note::default();
+        let cluster = clustering.of(document);
+        if self.duplicates && survivors.survivor(document) == document {
+            note.duplicates = cluster.map_or(0, |cluster| clustering.size(cluster) - 1);
+        }
+        if self.form == Form::Annotated {
+            let fate = survivors.fate(document);
+            note.reason = (fate != Fate::Kept).then(|| fate.name());
+            note.cluster = cluster.map(u64::from);
+            note.cluster_size = cluster.map(|cluster| clustering.size(cluster));
+            let survivor = survivors.survivor(document);
+            if survivor != document {
+                note.survivor = Some(corpus.names(survivor)?.0);
+                note.jaccard = survivors.jaccard(document);
+                note.jaccard_estimated = removed::estimate(corpus, document, survivor)?;
+            }
+        }
+        Ok(note)
     }
 }
 
@@ -259,29 +327,38 @@ struct Batch {
     data: Vec<Vec<u8>>,
     /// Row, its offset now counted in its data; number of its data.
     documents: Vec<(Row, usize)>,
+    /// Of each document, as they were taken.
+    notes: Vec<Note>,
+    /// Place in `documents` and `notes` of each document, in order.
+    order: Vec<usize>,
     tokens: Vec<u32>,
     /// Where the tokens of each document end.
     ends: Vec<usize>,
 }
 
 impl Batch {
-    /// Id, source and text of a document.
-    fn strings(&self, at: usize) -> Result<(&str, &str, &str)> {
-        let (row, number) = &self.documents[at];
+    /// Id, source and text of a document, by its place in the order.
+    fn strings(&self, at: usize) -> Result<[&str; 3]> {
+        let (row, number) = &self.documents[self.order[at]];
+        self.strings_of(row, *number)
+    }
+
+    fn strings_of(&self, row: &Row, number: usize) -> Result<[&str; 3]> {
         let start = usize::try_from(row.offset).unwrap_or(usize::MAX);
-        let bytes = &self.data[*number][start..];
+        let bytes = &self.data[number][start..];
         let (id, bytes) = bytes.split_at(row.id_bytes as usize);
         let (source, bytes) = bytes.split_at(row.source_bytes as usize);
         let text = &bytes[..row.text_bytes as usize];
-        Ok((utf8(id)?, utf8(source)?, utf8(text)?))
+        Ok([utf8(id)?, utf8(source)?, utf8(text)?])
     }
 
     fn write(&self, writer: &mut ShardWriter) -> Result<()> {
         let mut start = 0;
-        for at in 0..self.documents.len() {
-            let (id, source, text) = self.strings(at)?;
+        for at in 0..self.order.len() {
+            let [id, source, text] = self.strings(at)?;
             let end = self.ends.get(at).copied().unwrap_or(0);
-            writer.push(&ShardRow { id, source, tokens: &self.tokens[start..end], text })?;
+            let (tokens, note) = (&self.tokens[start..end], &self.notes[self.order[at]]);
+            writer.push(&ShardRow { id, source, tokens, text, note: note.clone() })?;
             start = end;
         }
         Ok(())

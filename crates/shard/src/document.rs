@@ -19,6 +19,8 @@ pub struct Documents {
     pub files: Vec<u32>,
     /// Position of each document in its file.
     pub positions: Vec<u64>,
+    /// Further fields, as [`crate::input::Options::extra`] names them; empty where missing.
+    pub extra: Vec<Strings>,
 }
 
 impl Documents {
@@ -42,6 +44,9 @@ impl Documents {
         self.texts.push(document.text);
         self.files.push(document.file);
         self.positions.push(document.position);
+        for (column, value) in self.extra.iter_mut().zip(document.extra) {
+            column.push(value);
+        }
     }
 }
 
@@ -58,6 +63,8 @@ pub struct Document<'a> {
     pub file: u32,
     /// Place in the file.
     pub position: u64,
+    /// A value for each column of [`Documents::extra`].
+    pub extra: &'a [String],
 }
 
 /// The id of a document that brings none: 128 bits of blake3 over source and position, in hex.

@@ -40,6 +40,9 @@ pub struct Options {
     pub text_field: String,
     /// JSON field or Parquet column that holds the id; may be missing.
     pub id_field: String,
+    /// Further fields to read.
+    #[serde(default)]
+    pub extra: Vec<Field>,
     /// What a file is; `Auto` looks at its name and first bytes.
     pub format: Format,
     /// What to do with a record that is not a document.
@@ -55,12 +58,22 @@ impl Default for Options {
         Self {
             text_field: "text".into(),
             id_field: "id".into(),
+            extra: Vec::new(),
             format: Format::Auto,
             on_error: OnError::Fail,
             invalid_utf8: InvalidUtf8::Refuse,
             max_record_bytes: 64 << 20,
         }
     }
+}
+
+/// A further field of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// JSON field or Parquet column.
+    pub name: String,
+    /// A value that is no number makes the record a bad one; otherwise strings and numbers pass.
+    pub number: bool,
 }
 
 /// What a file holds.
@@ -110,6 +123,9 @@ pub struct InputFile {
     pub modified_ns: u64,
     /// Keep the `source` column of the file: it is a shard of a dataset.
     pub is_shard: bool,
+    /// Which of the inputs named by the user led to it.
+    #[serde(default)]
+    pub input: u32,
 }
 
 impl InputFile {
@@ -154,11 +170,12 @@ impl Source {
 /// [`Error::NoInput`], [`Error::NothingToRead`], or a file that cannot be opened; under
 /// [`OnError::Skip`] too, since a misspelt input is no bad record.
 pub fn discover(inputs: &[String], options: &Options, out: Option<&Path>) -> Result<Vec<Source>> {
-    let mut found = Found { options, files: Vec::new(), seen: HashSet::new() };
+    let mut found = Found { options, files: Vec::new(), seen: HashSet::new(), input: 0 };
     // An output inside an input is not input.
     found.seen.extend(out.and_then(|out| out.canonicalize().ok()));
     for input in inputs {
         found.add(input)?;
+        found.input += 1;
     }
 
     let mut sources: Vec<Source> = Vec::new();
@@ -178,6 +195,8 @@ struct Found<'a> {
     options: &'a Options,
     files: Vec<(InputFile, Format)>,
     seen: HashSet<PathBuf>,
+    /// Place of the input that is being looked at.
+    input: u32,
 }
 
 impl Found<'_> {
@@ -190,7 +209,9 @@ impl Found<'_> {
                     other => other,
                 };
                 let path = "-".into();
-                let file = InputFile { index: 0, path, bytes: 0, modified_ns: 0, is_shard: false };
+                let input = self.input;
+                let (index, bytes, modified_ns, is_shard) = (0, 0, 0, false);
+                let file = InputFile { index, path, bytes, modified_ns, is_shard, input };
                 self.files.push((file, format));
             }
             return Ok(());
@@ -285,8 +306,9 @@ impl Found<'_> {
             .ok()
             .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
             .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
-        let (path, bytes) = (path.to_path_buf(), metadata.len());
-        self.files.push((InputFile { index: 0, path, bytes, modified_ns, is_shard }, format));
+        let (path, bytes, input) = (path.to_path_buf(), metadata.len(), self.input);
+        let file = InputFile { index: 0, path, bytes, modified_ns, is_shard, input };
+        self.files.push((file, format));
         Ok(())
     }
 }

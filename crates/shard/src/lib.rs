@@ -37,4 +37,4 @@ pub use manifest::Manifest;
 pub use removed::{Removed, RemovedWriter};
 pub use strings::Strings;
 pub use verify::{Problem, Verified, verify};
-pub use writer::{Columns, Row, Shard, ShardWriter};
+pub use writer::{Columns, Note, Row, Shard, ShardWriter};

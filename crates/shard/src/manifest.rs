@@ -47,6 +47,22 @@ pub struct Manifest {
     pub lineage: Lineage,
     /// How many documents each step saw and dropped.
     pub counts: Counts,
+    /// The largest clusters, if they are large: worth a look.
+    #[serde(default)]
+    pub large_clusters: Vec<LargeCluster>,
+}
+
+/// A cluster of many documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargeCluster {
+    /// Its number in `removed/`.
+    pub cluster: u64,
+    /// Documents in it.
+    pub size: u32,
+    /// Id of the one that stays.
+    pub survivor: String,
+    /// How some of them begin.
+    pub samples: Vec<String>,
 }
 
 /// One shard.
@@ -137,14 +153,51 @@ pub struct Counts {
     pub replaced: u64,
     /// Documents without any text.
     pub empty: u64,
+    /// Dropped because they share text with an evaluation set.
+    #[serde(default)]
+    pub evals: u64,
     /// Dropped because an equal one stays.
     pub exact: u64,
+    /// Dropped because one of equal URL stays.
+    #[serde(default)]
+    pub url: u64,
     /// Dropped because a similar one stays.
     pub fuzzy: u64,
+    /// Dropped because all of their text stands elsewhere too.
+    #[serde(default)]
+    pub cut: u64,
+    /// Bytes cut out of documents that stay.
+    #[serde(default)]
+    pub cut_bytes: u64,
+    /// Documents that stay.
+    #[serde(default)]
+    pub kept: u64,
+    /// Those of them that are duplicates: the user wanted to keep them.
+    #[serde(default)]
+    pub kept_duplicates: u64,
     /// Clusters of two and more.
     pub clusters: u64,
     /// Documents in the largest of them.
     pub largest_cluster: u64,
+}
+
+impl Counts {
+    /// Documents found to be duplicates of others.
+    pub fn duplicates(&self) -> u64 {
+        self.exact + self.url + self.fuzzy
+    }
+
+    /// What was found out about documents, by reason, in the order in which it was looked for.
+    pub fn found(&self) -> [(&'static str, u64); 6] {
+        [
+            ("empty", self.empty),
+            ("eval", self.evals),
+            ("exact", self.exact),
+            ("url", self.url),
+            ("fuzzy", self.fuzzy),
+            ("cut", self.cut),
+        ]
+    }
 }
 
 impl Manifest {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float32Builder, StringBuilder, UInt64Builder};
+use arrow::array::{ArrayRef, Float32Builder, StringBuilder, UInt32Builder, UInt64Builder};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use forebay_store::NewFile;
@@ -23,15 +23,23 @@ pub struct Removed<'a> {
     pub id: &'a str,
     /// Where it came from.
     pub source: &'a str,
-    /// `exact`, `fuzzy`, `empty`, or a [`crate::Reason`].
+    /// `exact`, `url`, `fuzzy`, `empty`, `eval`; `line`, `paragraph`, `substring` for a part of a
+    /// document that stays, `cut` if nothing of it was left, `eval-reported` for one that stays
+    /// whole; or a [`crate::Reason`].
     pub reason: &'a str,
     /// Id of the document that stays in its place; it is in the dataset.
     pub survivor: Option<&'a str>,
     /// Number of the cluster that both belong to.
     pub cluster: Option<u64>,
-    /// Similarity to the survivor: 1 for exact ones, estimated from the signatures otherwise.
+    /// Documents of that cluster.
+    pub cluster_size: Option<u32>,
+    /// Similarity to the survivor, measured on the texts.
     pub jaccard: Option<f32>,
-    /// What was expected and found, for bad records.
+    /// Similarity to the survivor, estimated from the signatures.
+    pub jaccard_estimated: Option<f32>,
+    /// Place in the file that it came from: byte of a JSON line, row of a Parquet file.
+    pub position: Option<u64>,
+    /// What was expected and found, for bad records; which bytes, for parts of documents.
     pub detail: Option<&'a str>,
 }
 
@@ -45,7 +53,10 @@ pub struct RemovedWriter {
     reason: StringBuilder,
     survivor: StringBuilder,
     cluster: UInt64Builder,
+    cluster_size: UInt32Builder,
     jaccard: Float32Builder,
+    jaccard_estimated: Float32Builder,
+    position: UInt64Builder,
     detail: StringBuilder,
     pending: usize,
 }
@@ -62,7 +73,10 @@ impl RemovedWriter {
             Field::new("reason", DataType::Utf8, false),
             Field::new("survivor", DataType::Utf8, true),
             Field::new("cluster", DataType::UInt64, true),
+            Field::new("cluster_size", DataType::UInt32, true),
             Field::new("jaccard", DataType::Float32, true),
+            Field::new("jaccard_estimated", DataType::Float32, true),
+            Field::new("position", DataType::UInt64, true),
             Field::new("detail", DataType::Utf8, true),
         ]));
         let properties = WriterProperties::builder()
@@ -81,7 +95,10 @@ impl RemovedWriter {
             reason: StringBuilder::new(),
             survivor: StringBuilder::new(),
             cluster: UInt64Builder::new(),
+            cluster_size: UInt32Builder::new(),
             jaccard: Float32Builder::new(),
+            jaccard_estimated: Float32Builder::new(),
+            position: UInt64Builder::new(),
             detail: StringBuilder::new(),
             pending: 0,
         })
@@ -97,7 +114,10 @@ impl RemovedWriter {
         self.reason.append_value(removed.reason);
         self.survivor.append_option(removed.survivor);
         self.cluster.append_option(removed.cluster);
+        self.cluster_size.append_option(removed.cluster_size);
         self.jaccard.append_option(removed.jaccard);
+        self.jaccard_estimated.append_option(removed.jaccard_estimated);
+        self.position.append_option(removed.position);
         self.detail.append_option(removed.detail);
         self.pending += 1;
         if self.pending == BATCH_ROWS { self.flush() } else { Ok(()) }
@@ -121,7 +141,10 @@ impl RemovedWriter {
             Arc::new(self.reason.finish()),
             Arc::new(self.survivor.finish()),
             Arc::new(self.cluster.finish()),
+            Arc::new(self.cluster_size.finish()),
             Arc::new(self.jaccard.finish()),
+            Arc::new(self.jaccard_estimated.finish()),
+            Arc::new(self.position.finish()),
             Arc::new(self.detail.finish()),
         ];
         self.pending = 0;

@@ -160,9 +160,15 @@ impl Verified {
         }
         let counts = &manifest.counts;
         let mut expected = counts.skipped.clone();
-        let dropped = [("empty", counts.empty), ("exact", counts.exact), ("fuzzy", counts.fuzzy)];
-        expected.extend(dropped.map(|(reason, count)| (reason.to_owned(), count)));
+        expected.extend(counts.found().map(|(reason, count)| (reason.to_owned(), count)));
+        if counts.kept_duplicates > 0 {
+            expected.retain(|reason, _| !matches!(reason.as_str(), "exact" | "url" | "fuzzy"));
+        }
         expected.retain(|_, count| *count > 0);
+        // These are about documents that stay.
+        found.retain(|reason, _| {
+            !matches!(reason.as_str(), "line" | "paragraph" | "substring" | "eval-reported")
+        });
         if found != expected {
             let what = format!("expected {expected:?} left out (manifest), found {found:?}");
             self.problem(manifest::REMOVED, what);
@@ -187,7 +193,8 @@ impl Verified {
                 format!("{expected} bytes of text, its shards have {bytes}"),
             );
         }
-        let accounted = manifest.documents + counts.empty + counts.exact + counts.fuzzy;
+        let found: u64 = counts.found().iter().map(|(_, count)| count).sum();
+        let accounted = counts.kept + found - counts.kept_duplicates.min(found);
         if accounted != counts.read {
             let read = counts.read;
             self.problem(

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, ListArray, StringArray, UInt32Array};
+use arrow::array::{ArrayRef, Float32Array, ListArray, StringArray, UInt32Array, UInt64Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
@@ -42,10 +42,28 @@ pub struct Columns {
     pub tokens: bool,
     /// `text: string not null`
     pub text: bool,
+    /// `duplicates: u32 not null`, the documents that went for this one
+    pub duplicates: bool,
+    /// `reason: string, survivor: string, cluster: u64, cluster_size: u32, jaccard: f32,
+    /// jaccard_estimated: f32`, as in `removed/`; `reason` is null for what stays
+    pub annotations: bool,
+}
+
+/// What dedup found out about a document; see [`Columns`].
+#[derive(Debug, Clone, Default, PartialEq)]
+#[expect(missing_docs, reason = "the columns are described with their names")]
+pub struct Note {
+    pub duplicates: u32,
+    pub reason: Option<&'static str>,
+    pub survivor: Option<String>,
+    pub cluster: Option<u64>,
+    pub cluster_size: Option<u32>,
+    pub jaccard: Option<f32>,
+    pub jaccard_estimated: Option<f32>,
 }
 
 /// One document of a shard.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Row<'a> {
     /// Its id.
     pub id: &'a str,
@@ -55,6 +73,8 @@ pub struct Row<'a> {
     pub tokens: &'a [u32],
     /// Its text; stored if the shard has the column, counted in any case.
     pub text: &'a str,
+    /// Stored if the shard has the columns.
+    pub note: Note,
 }
 
 /// A shard, written and checked, not yet published.
@@ -97,6 +117,7 @@ struct Pending {
     texts: Strings,
     tokens: Vec<u32>,
     lengths: Vec<usize>,
+    notes: Vec<Note>,
 }
 
 impl ShardWriter {
@@ -127,6 +148,9 @@ impl ShardWriter {
         }
         if self.columns.text {
             pending.texts.push(row.text);
+        }
+        if self.columns.duplicates || self.columns.annotations {
+            pending.notes.push(row.note.clone());
         }
         let tokens = u32::try_from(row.tokens.len())
             .map_err(|_| Error::file(self.file.target(), "a document is too long"))?;
@@ -212,11 +236,30 @@ impl ShardWriter {
         if self.columns.text {
             columns.push(strings(&pending.texts));
         }
+        let notes = &pending.notes;
+        if self.columns.duplicates {
+            let duplicates = notes.iter().map(|note| note.duplicates);
+            columns.push(Arc::new(UInt32Array::from_iter_values(duplicates)));
+        }
+        if self.columns.annotations {
+            columns.extend(annotations(notes));
+        }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(ParquetError::from)
             .and_then(|batch| self.writer.write(&batch))
             .map_err(|e| parquet_error(self.file.target(), e))
     }
+}
+
+fn annotations(notes: &[Note]) -> [ArrayRef; 6] {
+    [
+        Arc::new(notes.iter().map(|note| note.reason).collect::<StringArray>()),
+        Arc::new(notes.iter().map(|note| note.survivor.as_deref()).collect::<StringArray>()),
+        Arc::new(notes.iter().map(|note| note.cluster).collect::<UInt64Array>()),
+        Arc::new(notes.iter().map(|note| note.cluster_size).collect::<UInt32Array>()),
+        Arc::new(notes.iter().map(|note| note.jaccard).collect::<Float32Array>()),
+        Arc::new(notes.iter().map(|note| note.jaccard_estimated).collect::<Float32Array>()),
+    ]
 }
 
 fn strings(strings: &Strings) -> ArrayRef {
@@ -235,6 +278,20 @@ fn schema(columns: Columns) -> Schema {
     }
     if columns.text {
         fields.push(Field::new("text", DataType::Utf8, false));
+    }
+    if columns.duplicates {
+        fields.push(Field::new("duplicates", DataType::UInt32, false));
+    }
+    if columns.annotations {
+        let annotations = [
+            ("reason", DataType::Utf8),
+            ("survivor", DataType::Utf8),
+            ("cluster", DataType::UInt64),
+            ("cluster_size", DataType::UInt32),
+            ("jaccard", DataType::Float32),
+            ("jaccard_estimated", DataType::Float32),
+        ];
+        fields.extend(annotations.map(|(name, kind)| Field::new(name, kind, true)));
     }
     Schema::new(fields)
 }

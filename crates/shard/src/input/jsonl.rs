@@ -3,7 +3,7 @@
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-use super::InputFile;
+use super::{Field, InputFile, Options};
 use super::output::Output;
 use crate::Result;
 use crate::document::{Document, Reason};
@@ -16,16 +16,19 @@ pub(super) fn parse(
 ) -> Result<()> {
     let source = file.name();
     let mut record = Record::default();
+    record.extra.resize(out.options.extra.len(), String::new());
     let mut start = 0;
     // Checked once for all lines; only a part with a bad byte is looked at line by line.
-    let all_utf8 = std::str::from_utf8(bytes).is_ok();
+    let all = std::str::from_utf8(bytes).ok();
     while start < bytes.len() {
         let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |n| start + n);
         let position = offset + start as u64;
         let mut line = &bytes[start..end];
+        let mut valid = all.map(|all| &all[start..end]);
         start = end + 1;
         if position == 0 {
             line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+            valid = valid.map(|line| line.strip_prefix('\u{feff}').unwrap_or(line));
         }
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
@@ -37,23 +40,27 @@ pub(super) fn parse(
             continue;
         }
         let text;
-        if !all_utf8 {
-            text = match out.utf8(line) {
-                Ok(text) => text,
+        let line = match valid {
+            Some(line) => line,
+            None => match out.utf8(line) {
+                Ok(valid) => {
+                    text = valid;
+                    &*text
+                }
                 Err(at) => {
                     let (byte, at) = (line[at], position + at as u64);
                     let detail = format!("byte {at}: expected UTF-8, found 0x{byte:02x}");
                     out.record(&source, position, Reason::InvalidUtf8, detail)?;
                     continue;
                 }
-            };
-            line = text.as_bytes();
-        }
-        match record.read(line, &out.options.text_field, &out.options.id_field) {
+            },
+        };
+        match record.read(line, out.options) {
             Ok(()) => {
                 let id = record.has_id.then_some(record.id.as_str());
-                let text = &record.text;
-                let document = Document { id, source: &source, text, file: file.index, position };
+                let (text, extra) = (&record.text, &record.extra);
+                let (source, file) = (&source, file.index);
+                let document = Document { id, source, text, file, position, extra };
                 out.parsed.documents.push(&document);
             }
             Err((reason, what)) => {
@@ -71,20 +78,19 @@ struct Record {
     text: String,
     id: String,
     has_id: bool,
+    /// Values of the further fields, empty where missing.
+    extra: Vec<String>,
 }
 
 impl Record {
-    fn read(
-        &mut self,
-        line: &[u8],
-        text_field: &str,
-        id_field: &str,
-    ) -> std::result::Result<(), (Reason, String)> {
-        let mut fields =
-            Fields { text_field, id_field, record: self, text: Found::Missing, id: Found::Missing };
-        let mut json = serde_json::Deserializer::from_slice(line);
+    fn read(&mut self, line: &str, options: &Options) -> std::result::Result<(), (Reason, String)> {
+        let Options { text_field, id_field, .. } = options;
+        self.extra.iter_mut().for_each(String::clear);
+        let (text, id, wrong) = (Found::Missing, Found::Missing, None);
+        let mut fields = Fields { options, record: self, text, id, wrong };
+        let mut json = serde_json::Deserializer::from_str(line);
         let read = (&mut fields).deserialize(&mut json).and_then(|()| json.end());
-        let (text, id) = (fields.text, fields.id);
+        let (text, id, wrong) = (fields.text, fields.id, fields.wrong);
         if let Err(error) = read {
             let what = error.to_string();
             let first = what.lines().next().unwrap_or_default();
@@ -102,6 +108,12 @@ impl Record {
                 let what = format!("expected a string in `{text_field}`, found {kind}");
                 return Err((Reason::WrongType, what));
             }
+        }
+        if let Some((field, found)) = wrong {
+            let Field { name, number } = field;
+            let expected = if *number { "a number" } else { "a string or a number" };
+            let what = format!("expected {expected} in `{name}`, found {found}");
+            return Err((Reason::WrongType, what));
         }
         self.has_id = match id {
             Found::String => true,
@@ -123,11 +135,12 @@ enum Found {
 }
 
 struct Fields<'a> {
-    text_field: &'a str,
-    id_field: &'a str,
+    options: &'a Options,
     record: &'a mut Record,
     text: Found,
     id: Found,
+    /// A further field that holds what it should not.
+    wrong: Option<(&'a Field, &'static str)>,
 }
 
 impl<'de> DeserializeSeed<'de> for &mut Fields<'_> {
@@ -146,13 +159,18 @@ impl<'de> Visitor<'de> for &mut Fields<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Key(self.text_field, self.id_field))? {
+        while let Some(key) = map.next_key_seed(Key(self.options))? {
             match key {
-                Field::Text => {
-                    self.text = map.next_value_seed(Value(&mut self.record.text, false))?;
+                Place::Text => {
+                    let value = Value { string: &mut self.record.text, numbers: Numbers::None };
+                    self.text = map.next_value_seed(value)?;
                 }
-                Field::Id => self.id = map.next_value_seed(Value(&mut self.record.id, true))?,
-                Field::Other => {
+                Place::Id => {
+                    let value = Value { string: &mut self.record.id, numbers: Numbers::Integers };
+                    self.id = map.next_value_seed(value)?;
+                }
+                Place::Extra(at) => self.extra(at, &mut map)?,
+                Place::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -161,48 +179,85 @@ impl<'de> Visitor<'de> for &mut Fields<'_> {
     }
 }
 
-enum Field {
+impl Fields<'_> {
+    fn extra<'de, A: MapAccess<'de>>(
+        &mut self,
+        at: usize,
+        map: &mut A,
+    ) -> std::result::Result<(), A::Error> {
+        let field = &self.options.extra[at];
+        let string = &mut self.record.extra[at];
+        string.clear();
+        match map.next_value_seed(Value { string, numbers: Numbers::All })? {
+            Found::Missing | Found::Other("null") => {}
+            Found::String if field.number && string.parse::<f64>().is_err() => {
+                self.wrong = Some((field, "a string"));
+            }
+            Found::String => {}
+            Found::Other(found) => self.wrong = Some((field, found)),
+        }
+        Ok(())
+    }
+}
+
+enum Place {
     Text,
     Id,
+    Extra(usize),
     Other,
 }
 
-struct Key<'a>(&'a str, &'a str);
+struct Key<'a>(&'a Options);
 
 impl<'de> DeserializeSeed<'de> for Key<'_> {
-    type Value = Field;
+    type Value = Place;
 
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> std::result::Result<Field, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> std::result::Result<Place, D::Error> {
         json.deserialize_str(self)
     }
 }
 
 impl Visitor<'_> for Key<'_> {
-    type Value = Field;
+    type Value = Place;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_str<E>(self, key: &str) -> std::result::Result<Field, E> {
-        Ok(if key == self.0 {
-            Field::Text
-        } else if key == self.1 {
-            Field::Id
+    fn visit_str<E>(self, key: &str) -> std::result::Result<Place, E> {
+        Ok(if key == self.0.text_field {
+            Place::Text
+        } else if key == self.0.id_field {
+            Place::Id
         } else {
-            Field::Other
+            let at = self.0.extra.iter().position(|field| field.name == key);
+            at.map_or(Place::Other, Place::Extra)
         })
     }
 }
 
-/// Puts a string into the buffer (and an integer, if allowed); tells what else it found.
-struct Value<'a>(&'a mut String, bool);
+/// Puts a string into the buffer (and a number, if allowed); tells what else it found.
+struct Value<'a> {
+    string: &'a mut String,
+    numbers: Numbers,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Numbers {
+    None,
+    Integers,
+    All,
+}
 
 impl Value<'_> {
     fn set(self, string: &str) -> Found {
-        self.0.clear();
-        self.0.push_str(string);
+        self.string.clear();
+        self.string.push_str(string);
         Found::String
+    }
+
+    fn set_number(self, number: &impl ToString, kind: Numbers) -> Found {
+        if self.numbers >= kind { self.set(&number.to_string()) } else { Found::Other("a number") }
     }
 }
 
@@ -226,15 +281,15 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_u64<E>(self, number: u64) -> std::result::Result<Found, E> {
-        Ok(if self.1 { self.set(&number.to_string()) } else { Found::Other("a number") })
+        Ok(self.set_number(&number, Numbers::Integers))
     }
 
     fn visit_i64<E>(self, number: i64) -> std::result::Result<Found, E> {
-        Ok(if self.1 { self.set(&number.to_string()) } else { Found::Other("a number") })
+        Ok(self.set_number(&number, Numbers::Integers))
     }
 
-    fn visit_f64<E>(self, _: f64) -> std::result::Result<Found, E> {
-        Ok(Found::Other("a number"))
+    fn visit_f64<E>(self, number: f64) -> std::result::Result<Found, E> {
+        Ok(self.set_number(&number, Numbers::All))
     }
 
     fn visit_bool<E>(self, _: bool) -> std::result::Result<Found, E> {

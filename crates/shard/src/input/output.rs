@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::{InvalidUtf8, OnError, Options};
 use crate::document::{Documents, Reason, Skipped};
+use crate::strings::Strings;
 use crate::{Error, Result};
 
 /// What a part held.
@@ -25,7 +26,9 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(super) fn new(options: &'a Options) -> Self {
-        Self { options, parsed: Parsed::default() }
+        let mut parsed = Parsed::default();
+        parsed.documents.extra.resize(options.extra.len(), Strings::default());
+        Self { options, parsed }
     }
 
     pub(super) fn bad(&mut self, skipped: Skipped) -> Result<()> {

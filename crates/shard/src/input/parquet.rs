@@ -62,6 +62,26 @@ impl Rows {
             if file.is_shard {
                 columns.extend(schema.index_of("source"));
             }
+            for field in &options.extra {
+                let Ok(column) = schema.index_of(&field.name) else {
+                    let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                    let column = field.name.clone();
+                    let found = names.join(", ");
+                    return Err(Error::NoColumn { path: file.path.clone(), column, found });
+                };
+                let kind = schema.field(column).data_type();
+                let fits = if field.number {
+                    kind.is_numeric()
+                } else {
+                    !kind.is_nested() && can_cast_types(kind, &DataType::LargeUtf8)
+                };
+                if !fits {
+                    let expected = if field.number { "numbers" } else { "strings or numbers" };
+                    let what = format!("column `{}`: expected {expected}, found {kind}", field.name);
+                    return Err(Error::file(&file.path, what));
+                }
+                columns.push(column);
+            }
             let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
             let metadata = builder.metadata();
             let uncompressed: u64 =
@@ -137,6 +157,11 @@ pub(super) fn parse(
             Some(column) if file.is_shard => Some(strings_of(file, column)?),
             _ => None,
         };
+        let mut further = Vec::new();
+        for field in &out.options.extra {
+            let column = batch.column_by_name(&field.name);
+            further.push(column.map(|column| strings_of(file, column)).transpose()?);
+        }
         for row in 0..batch.num_rows() {
             let at = position;
             position += 1;
@@ -166,12 +191,15 @@ pub(super) fn parse(
                 column.as_ref().filter(|c| c.is_valid(row)).map(|c| c.value(row).to_owned())
             };
             let (id, source) = (value(&ids), value(&sources));
+            let extra: Vec<String> =
+                further.iter().map(|column| value(column).unwrap_or_default()).collect();
             out.parsed.documents.push(&Document {
                 id: id.as_deref(),
                 source: source.as_deref().unwrap_or(&name),
                 text: &text,
                 file: file.index,
                 position: at,
+                extra: &extra,
             });
         }
     }

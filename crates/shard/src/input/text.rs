@@ -13,6 +13,7 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
     let mut bytes = Vec::new();
     for file in files {
         bytes.clear();
+        let further = vec![String::new(); out.options.extra.len()];
         let source = file.name();
         let limit = out.options.max_record_bytes;
         // Progress counts these files when the cursor hands them out.
@@ -45,8 +46,9 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
                 continue;
             }
         };
+        let (id, source, file) = (None, &source, file.index);
         let document =
-            Document { id: None, source: &source, text: &text, file: file.index, position: 0 };
+            Document { id, source, text: &text, file, position: 0, extra: &further };
         out.parsed.documents.push(&document);
     }
     Ok(())
