@@ -6,6 +6,7 @@
 //! ```
 
 pub mod cluster;
+pub mod datatrove;
 pub mod exact;
 pub mod lsh;
 pub mod minhash;
