@@ -105,10 +105,10 @@ impl Signer {
             self.shingles.extend(grams.by_ref().take(BLOCK).map(hash));
             match self.parameters.precision {
                 Precision::Bits32 => {
-                    self.permutations.lower::<32>(&self.shingles, &mut self.signature)
+                    self.permutations.lower::<32>(&self.shingles, &mut self.signature);
                 }
                 Precision::Bits64 => {
-                    self.permutations.lower::<64>(&self.shingles, &mut self.signature)
+                    self.permutations.lower::<64>(&self.shingles, &mut self.signature);
                 }
             }
         }

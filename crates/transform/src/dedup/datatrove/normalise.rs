@@ -74,8 +74,9 @@ pub fn runs(text: &str, scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8], Trait
                 let syllable = fold & !KIND;
                 push_jamo(0x1100 + syllable / 588, scratch);
                 push_jamo(0x1161 + syllable % 588 / 28, scratch);
-                if syllable % 28 > 0 {
-                    push_jamo(0x11a7 + syllable % 28, scratch);
+                let last = syllable % 28;
+                if last > 0 {
+                    push_jamo(0x11a7 + last, scratch);
                 }
             }
             SIGMA => push(if is_final(text, at) { 'ς' } else { 'σ' }, scratch),
