@@ -67,7 +67,8 @@ pub fn runs(text: &str, scratch: &mut Vec<u8>, mut each: impl FnMut(&[u8], Trait
                 traits = Traits::default();
             }
             LONG => {
-                let long = LONG_FOLDS[(fold & !KIND) as usize];
+                traits.cuts |= fold & CUTS != 0;
+                let long = LONG_FOLDS[(fold & !(KIND | CUTS)) as usize];
                 long.chars().skip(1).for_each(|character| push(character, scratch));
             }
             HANGUL => {
@@ -152,13 +153,13 @@ const ASCII: [u8; 128] = {
     table
 };
 
-// A fold is a kind and what belongs to it: for kind 0 a character and whether it may cut words.
+// A fold is a kind and what belongs to it: for kind 0 a character, and whether it may cut words.
 const KIND: u32 = 0x0f << 24;
 const CUTS: u32 = 1 << 28;
 const BREAK: u32 = 1 << 24;
 const DROP: u32 = 2 << 24;
 const DIGIT: u32 = 3 << 24;
-/// And the place in `LONG_FOLDS`.
+/// And the place in `LONG_FOLDS`, and whether one of those characters may cut words.
 const LONG: u32 = 4 << 24;
 /// And the number of the syllable.
 const HANGUL: u32 = 5 << 24;
@@ -224,7 +225,13 @@ fn fill() -> Box<[u32]> {
     within(ICONS).for_each(|code| cuts[code] = true);
     [EDGES, PREFIXES, CURRENCY].iter().for_each(|s| s.chars().for_each(|c| cuts[place(c)] = true));
     for fold in &mut table {
-        if *fold & KIND == 0 && cuts.get(*fold as usize) == Some(&true) {
+        let cuts = |c: u32| cuts.get(c as usize) == Some(&true);
+        let long = || LONG_FOLDS[(*fold & !KIND) as usize].chars().skip(1);
+        if match *fold & KIND {
+            0 => cuts(*fold),
+            LONG => long().any(|c| cuts(c as u32)),
+            _ => false,
+        } {
             *fold |= CUTS;
         }
     }

@@ -258,6 +258,8 @@ mod tests {
             ("§5 ·a· ¿que¿", "§|0|·|a|·|¿|que|¿"),
             ("👍👍ok👍 x👍🏽y", "👍|👍|ok|👍|x|👍|🏽y"),
             ("x≠cannot 0g0g g0 0gb©", "x|=|cannot|0g0|g|g0|0|gb|©"),
+            // A note that decomposes into a symbol and a stem.
+            ("x\u{1d15e}y", "x|\u{1d157}|\u{1d165}y"),
             ("", ""),
         ] {
             assert_eq!(words(text), expected, "{text}");
