@@ -43,7 +43,7 @@ def rust_ranges(name, doc, characters):
 
 
 def rust_words(name, doc, words):
-    print(f"/// {doc}\n#[rustfmt::skip]\npub(super) const {name}: &[&str] = &[")
+    print(f"\n/// {doc}\n#[rustfmt::skip]\npub(super) const {name}: &[&str] = &[")
     line = "   "
     for word in words:
         item = f'"{word}",'
@@ -51,7 +51,7 @@ def rust_words(name, doc, words):
             print(line)
             line = "   "
         line += " " + item
-    print(line + "\n];\n")
+    print(line + "\n];")
 
 
 def escape(c):
@@ -116,7 +116,7 @@ def main():
             print(line + "\\")
             line = ""
         line += item
-    print(line + '";\n')
+    print(line + '";')
     several = ["".join(map(escape, c + f)) for c, f in several]
     rust_words("LONG_FOLDS", "The same for those of which several characters are left.", several)
     rust_words("UNITS", "Units: cut off after a digit.", units)
