@@ -15,11 +15,12 @@
 //! Every task writes under a temporary name and commits by rename, so a killed run goes on where
 //! it was, and the bytes of the output do not depend on threads, memory or kills.
 //!
-//! Start at [`run()`].
+//! Start at [`run()`]; [`datatrove`] is apart from it.
 
 mod compare;
 mod corpus;
 mod cuts;
+pub mod datatrove;
 mod dedup;
 mod error;
 mod evals;

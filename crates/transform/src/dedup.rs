@@ -8,6 +8,7 @@
 mod block;
 pub mod cluster;
 pub mod cover;
+pub mod datatrove;
 pub mod exact;
 pub mod jaccard;
 pub mod lsh;
