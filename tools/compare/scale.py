@@ -5,7 +5,7 @@
 
 Makes the documents first, one .jsonl file for every million, so that a larger run reads the files of a smaller one and
 more; files that are there already are taken as they are. Then one run for each size, and OUT.json and OUT.md with the
-fit cost = a·N^b. Ten million documents are 2.4 GB; scratch files come on top.
+fit cost = a·N^b. Ten million documents are 2.1 GB; scratch files come on top.
 """
 import argparse
 import datetime
