@@ -2,8 +2,6 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use forebay_load::{Batch, Config, Loader, Permutation};
 use forebay_pipeline::{Execution, Options, Progress, Steps};
-use forebay_shard::input;
-use forebay_transform::dedup::Keep;
 use forebay_transform::tokenize::{self, DEFAULT, EosPolicy, SpecialTokens, Vocabulary};
 
 use crate::sample;
@@ -15,16 +13,12 @@ fn next_batch(bencher: Bencher, seq_len: usize) {
     let out = dir.path().join("out");
     let special_tokens = SpecialTokens::Parse;
     let options = Options {
-        input: input::Options::default(),
         steps: Steps {
-            exact: false,
-            fuzzy: None,
-            keep: Keep::First,
             tokenize: Some(tokenize::Options { eos: EosPolicy::Auto, special_tokens }),
             shuffle: Some(0),
+            ..Steps::default()
         },
-        keep_text: false,
-        shard_bytes: 256 << 20,
+        ..Options::default()
     };
     let execution = Execution { threads: 1, memory_bytes: 1 << 30, tmp_dir: None, fresh: false };
     let inputs = [sample().to_string_lossy().into_owned()];

@@ -35,16 +35,8 @@ impl<'a> Run<'a> {
         output: &'a Output,
         steps: Steps,
     ) -> Self {
-        let options = Options {
-            input: inputs.options(),
-            steps,
-            form: Form::Dataset,
-            keep_text: false,
-            duplicates: false,
-            shard_bytes: output.shard_size,
-            against: Vec::new(),
-            write_index: None,
-        };
+        let (input, shard_bytes) = (inputs.options(), output.shard_size);
+        let options = Options { input, steps, shard_bytes, ..Options::default() };
         Self { stage, inputs, out, output, options, vocabulary: None, dry: false }
     }
 

@@ -26,6 +26,22 @@ pub struct Options {
     pub write_index: Option<PathBuf>,
 }
 
+impl Default for Options {
+    /// No steps; a dataset in shards of 256 MiB.
+    fn default() -> Self {
+        Self {
+            input: input::Options::default(),
+            steps: Steps::default(),
+            form: Form::Dataset,
+            keep_text: false,
+            duplicates: false,
+            shard_bytes: 256 << 20,
+            against: Vec::new(),
+            write_index: None,
+        }
+    }
+}
+
 /// What a run leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
