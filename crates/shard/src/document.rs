@@ -36,12 +36,17 @@ impl Documents {
 
     /// Appends one.
     pub fn push(&mut self, document: &Document<'_>) {
+        self.texts.push(document.text);
+        self.push_rest(document);
+    }
+
+    /// Appends all of one but its text, which is there already.
+    pub(crate) fn push_rest(&mut self, document: &Document<'_>) {
         match document.id {
             Some(id) => self.ids.push(id),
             None => self.ids.push(&stable_id(document.source, document.position)),
         }
         self.sources.push(document.source);
-        self.texts.push(document.text);
         self.files.push(document.file);
         self.positions.push(document.position);
         for (column, value) in self.extra.iter_mut().zip(document.extra) {

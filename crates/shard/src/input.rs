@@ -24,6 +24,7 @@ use crate::{Error, Result};
 mod cursor;
 mod decompress;
 mod jsonl;
+mod line;
 mod output;
 mod parquet;
 mod part;

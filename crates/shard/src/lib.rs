@@ -24,6 +24,7 @@ mod error;
 pub mod index;
 pub mod input;
 pub mod manifest;
+pub mod mask;
 mod removed;
 mod strings;
 mod verify;

@@ -12,6 +12,22 @@ impl Strings {
         self.ends.push(self.bytes.len());
     }
 
+    /// Makes room for so many more bytes.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
+    /// Appends what `write` appends to the buffer, as one string; nothing if that is `None`.
+    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut String) -> Option<()>) -> Option<()> {
+        let start = self.bytes.len();
+        if write(&mut self.bytes).is_none() {
+            self.bytes.truncate(start);
+            return None;
+        }
+        self.ends.push(self.bytes.len());
+        Some(())
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.ends.len()

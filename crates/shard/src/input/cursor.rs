@@ -188,6 +188,9 @@ impl Lines {
             empty => empty.insert(decompress::open(&self.file.path, taken)?),
         };
         let missing = want.saturating_sub(self.carry.len() as u64);
+        // No more than the file holds: a plain one is read without growing.
+        let likely = missing.min(self.file.bytes.saturating_sub(self.offset) + 1);
+        self.carry.reserve(usize::try_from(likely).unwrap_or(0));
         let read = reader.take(missing).read_to_end(&mut self.carry).map_err(|error| {
             let at = self.offset + self.carry.len() as u64;
             Error::file(&self.file.path, format!("broken after {at} bytes of text: {error}"))

@@ -4,6 +4,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use std::fmt;
 
 use super::{Field, InputFile, Options};
+use super::line::Line;
 use super::output::Output;
 use crate::Result;
 use crate::document::{Document, Reason};
@@ -15,11 +16,12 @@ pub(super) fn parse(
     out: &mut Output<'_>,
 ) -> Result<()> {
     let source = file.name();
-    let mut record = Record::default();
+    let mut record = Line::default();
     record.extra.resize(out.options.extra.len(), String::new());
+    out.parsed.documents.texts.reserve(bytes.len());
     let mut start = 0;
     // Checked once for all lines; only a part with a bad byte is looked at line by line.
-    let all = std::str::from_utf8(bytes).ok();
+    let all = simdutf8::basic::from_utf8(bytes).ok();
     while start < bytes.len() {
         let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |n| start + n);
         let position = offset + start as u64;
@@ -55,13 +57,17 @@ pub(super) fn parse(
                 }
             },
         };
-        match record.read(line, out.options) {
+        let (options, texts) = (out.options, &mut out.parsed.documents.texts);
+        let read = match texts.push_with(|text| record.read(line, options, text)) {
+            Some(()) => Ok(()),
+            None => record.read_strictly(line, options).map(|()| texts.push(&record.text)),
+        };
+        match read {
             Ok(()) => {
                 let id = record.has_id.then_some(record.id.as_str());
-                let (text, extra) = (&record.text, &record.extra);
-                let (source, file) = (&source, file.index);
-                let document = Document { id, source, text, file, position, extra };
-                out.parsed.documents.push(&document);
+                let (source, file, text) = (&source, file.index, "");
+                let document = Document { id, source, text, file, position, extra: &record.extra };
+                out.parsed.documents.push_rest(&document);
             }
             Err((reason, what)) => {
                 let detail = format!("line at byte {position}: {what}");
@@ -72,18 +78,12 @@ pub(super) fn parse(
     Ok(())
 }
 
-/// The two fields of interest of one line; buffers are used again and again.
-#[derive(Default)]
-struct Record {
-    text: String,
-    id: String,
-    has_id: bool,
-    /// Values of the further fields, empty where missing.
-    extra: Vec<String>,
-}
-
-impl Record {
-    fn read(&mut self, line: &str, options: &Options) -> std::result::Result<(), (Reason, String)> {
+impl Line {
+    fn read_strictly(
+        &mut self,
+        line: &str,
+        options: &Options,
+    ) -> std::result::Result<(), (Reason, String)> {
         let Options { text_field, id_field, .. } = options;
         self.extra.iter_mut().for_each(String::clear);
         let (text, id, wrong) = (Found::Missing, Found::Missing, None);
@@ -136,7 +136,7 @@ enum Found {
 
 struct Fields<'a> {
     options: &'a Options,
-    record: &'a mut Record,
+    record: &'a mut Line,
     text: Found,
     id: Found,
     /// A further field that holds what it should not.
@@ -308,5 +308,97 @@ impl<'de> Visitor<'de> for Value<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Found, A::Error> {
         while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
         Ok(Found::Other("an object"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn options() -> Options {
+        let extra = vec![
+            Field { name: "url".into(), number: false },
+            Field { name: "score".into(), number: true },
+        ];
+        Options { extra, ..Options::default() }
+    }
+
+    /// Nothing, or what both readings of a line give.
+    fn both(line: &str) -> (bool, bool) {
+        let options = options();
+        let [mut fast, mut strict] = [(); 2].map(|()| Line::default());
+        for line in [&mut fast, &mut strict] {
+            line.extra.resize(2, String::new());
+            // Left over from the line before.
+            line.text.push_str("old");
+            line.id.push_str("old");
+        }
+        let mut text = String::from("others");
+        let is_fast = fast.read(line, &options, &mut text).is_some();
+        let is_valid = strict.read_strictly(line, &options).is_ok();
+        if is_fast {
+            assert!(is_valid, "{line}");
+            assert_eq!(text, format!("others{}", strict.text));
+            assert_eq!((fast.has_id, &fast.extra), (strict.has_id, &strict.extra), "{line}");
+            assert!(!fast.has_id || fast.id == strict.id, "{line}");
+        }
+        (is_fast, is_valid)
+    }
+
+    #[test]
+    fn common_lines_are_read_fast_others_strictly() {
+        for line in [
+            r#"{"text":"a\n\"b\" \u00e9","id":"x"}"#,
+            r#" { "id" : 12 , "n" : 7, "ok": true, "text" : "a" } "#,
+            r#"{"text":"a","text":"b","url":"u","none":null}"#,
+        ] {
+            assert_eq!(both(line), (true, true), "{line}");
+        }
+        for line in [
+            r#"{"text":"a","meta":{"b":[1]}}"#,
+            r#"{"text":"\ud83d\ude00"}"#,
+            r#"{"text":"a","id":1e3x"#,
+            r#"{"text":"a","id":18446744073709551616}"#,
+            r#"{"text":"a","score":1.5}"#,
+            r#"{"text":"a"} x"#,
+            r#"{"text":"\u+123"}"#,
+            "{\"text\":\"a\tb\"}",
+            r#"{"te\u0078t":"a"}"#,
+            r#"{"text":1}"#,
+            r#"{"id":"x"}"#,
+            r#"{"text":"a",}"#,
+            r#"{"text":"a","n":01}"#,
+            r#"{"text":"a","n":1.}"#,
+            "",
+        ] {
+            assert!(!both(line).0, "{line}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_fast_is_read_right(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "{", "}", "\"text\"", "\"id\"", "\"url\"", "\"score\"", "\"k\"", ":", ":", ",", "\"a\"",
+                "\"\\n\\u0041é\"", "\"\\ud800\"", "12", "0", "-1", "1.5", "01", "null", "true", "nul", " ",
+                "\t", "[", "]", "\"",
+            ]), 0..16),
+        ) {
+            both(&pieces.concat());
+        }
+
+        #[test]
+        fn so_are_flat_objects(
+            fields in prop::collection::vec(
+                (prop::sample::select(vec!["text", "id", "url", "score", "k", "\\u006b"]), prop::sample::select(vec![
+                    "\"a\"", "\"\\n\\u0041é\"", "\"\\ud83d\\ude00\"", "12", "0", "-1", "1.5", "1e5", "null", "{}",
+                ])), 0..5),
+            space in prop::sample::select(vec!["", " ", "\t"]),
+        ) {
+            let fields: Vec<String> =
+                fields.iter().map(|(key, value)| format!("\"{key}\"{space}:{value}{space}")).collect();
+            both(&format!("{{{}}}{space}", fields.join(",")));
+        }
     }
 }

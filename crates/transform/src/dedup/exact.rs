@@ -1,8 +1,9 @@
 //! Equal documents: 128 bits of the text with white space normalised.
 
+use forebay_shard::mask::{BLOCK, flags, gather};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::block::{BLOCK, Padded, Squeezed, mask};
+use super::block::{Padded, Squeezed};
 
 /// Hashes texts; keeps its buffer from text to text.
 #[derive(Debug, Default)]
@@ -26,16 +27,21 @@ impl ExactHasher {
             block[..chunk.len()].copy_from_slice(chunk);
             block[chunk.len()..].fill(b' ');
             let Some(bytes) = block.first_chunk_mut::<BLOCK>() else { break };
-            let spaces = mask(bytes, is_space);
-            for byte in bytes {
-                *byte = if is_space(*byte) { b' ' } else { *byte };
+            let flags = flags(bytes, is_space);
+            let spaces = gather(&flags);
+            for (byte, flag) in bytes.iter_mut().zip(flags) {
+                *byte = *byte & !flag | b' ' & flag;
             }
             let mut keep = !(spaces & (spaces << 1 | after_space));
             after_space = spaces >> (BLOCK - 1);
+            if keep == u64::MAX {
+                squeezed.extend_whole(&block);
+                continue;
+            }
             while keep != 0 {
                 let start = keep.trailing_zeros();
                 let length = (keep >> start).trailing_ones();
-                squeezed.extend_short(&block, start as usize, length as usize);
+                squeezed.extend_from(&block, start as usize, length as usize);
                 keep &= u64::MAX.checked_shl(start + length).unwrap_or(0);
             }
         }
@@ -49,7 +55,7 @@ impl ExactHasher {
 #[inline(always)]
 fn is_space(byte: u8) -> bool {
     // `|` instead of `||`: no branches, so that blocks are compared at once.
-    (byte == b' ') | (byte == b'\t') | (byte == b'\n') | (byte == 0x0c) | (byte == b'\r')
+    (byte == b' ') | (byte.wrapping_sub(b'\t') < 5) & (byte != 0x0b)
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@
 
 use std::sync::LazyLock;
 
+use forebay_shard::mask::{BLOCK, mask};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::block::{BLOCK, Padded, Squeezed, mask};
+use super::block::{Padded, Squeezed};
 
 /// What a shingle is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,7 +97,7 @@ impl Shingler {
             while words != 0 {
                 let start = words.trailing_zeros();
                 let length = (words >> start).trailing_ones();
-                self.squeezed.extend_short(&lower, start as usize, length as usize);
+                self.squeezed.extend_from(&lower, start as usize, length as usize);
                 let end = start + length;
                 if end as usize == BLOCK {
                     break;
