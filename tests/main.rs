@@ -4,8 +4,13 @@
 #![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
+mod cuts;
+mod datatrove;
 mod dedup;
+mod evals;
+mod index;
 mod inspect;
+mod keep;
 mod layers;
 mod load;
 mod prep;

@@ -20,12 +20,6 @@ fn start(input: &Path, out: &Path) -> Child {
     command(input, out).spawn().unwrap()
 }
 
-/// Numbers that look random and are the same at every run of the test.
-fn pseudo_random(n: u64) -> u64 {
-    let hash = blake3::hash(&n.to_le_bytes());
-    u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap())
-}
-
 /// What a run has committed when it is killed: the first file of this name is there.
 const AIMS: [&str; 7] =
     ["plan", ".part", "read", "dedup", "shard-00000", "shard-00003", "shard-00006"];

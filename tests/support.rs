@@ -1,6 +1,6 @@
 //! Runs the binary and reads what it wrote with other eyes: the `parquet` crate alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
@@ -110,6 +110,40 @@ pub fn line(id: &str, text: &str) -> String {
     format!("{}\n", serde_json::json!({ "id": id, "text": text }))
 }
 
+/// `forebay dedup INPUTS --out OUT MORE`
+pub fn dedup(inputs: &[&Path], out: &Path, more: &[&str]) -> Ran {
+    let mut command = binary();
+    command.arg("dedup").args(inputs).arg("--out").arg(out).args(more).stdin(Stdio::null());
+    ran(&mut command)
+}
+
+/// Word 5-grams as the definition has them, kept as strings.
+pub fn shingles(text: &str) -> HashSet<String> {
+    let lower = text.to_lowercase();
+    let words: Vec<&str> = lower
+        .split(|c: char| !(c.is_alphanumeric() || c == '_'))
+        .filter(|w| !w.is_empty())
+        .collect();
+    words.windows(5.min(words.len().max(1))).map(|window| window.join(" ")).collect()
+}
+
+pub fn jaccard(a: &HashSet<String>, b: &HashSet<String>) -> f64 {
+    let shared = a.intersection(b).count();
+    shared as f64 / (a.len() + b.len() - shared).max(1) as f64
+}
+
+/// Numbers that look random and are the same at every run of a test.
+pub fn pseudo_random(n: u64) -> u64 {
+    let hash = blake3::hash(&n.to_le_bytes());
+    u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap())
+}
+
+/// `count` words out of `vocabulary`, chosen by `seed`.
+pub fn prose(seed: u64, count: u64, vocabulary: u64) -> Vec<String> {
+    let word = |n| format!("word{}", pseudo_random(seed << 32 | n) % vocabulary);
+    (0..count).map(word).collect()
+}
+
 /// The sample prepared with its text, made once for all tests that only read it.
 pub fn prepared() -> &'static Path {
     static PREPARED: LazyLock<TempDir> = LazyLock::new(|| {
@@ -193,6 +227,24 @@ pub fn rows(dataset: &Path) -> Vec<Row> {
     rows
 }
 
+/// Names of the columns of the first shard.
+pub fn column_names(dataset: &Path) -> Vec<String> {
+    let file = fs::File::open(dataset.join("shard-00000.parquet")).unwrap();
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    builder.schema().fields().iter().map(|field| field.name().clone()).collect()
+}
+
+/// A column of `u32` of the first shard.
+pub fn numbers(dataset: &Path, column: &str) -> Vec<u32> {
+    let file = fs::File::open(dataset.join("shard-00000.parquet")).unwrap();
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let values = batches.flat_map(|batch| {
+        let batch = batch.unwrap();
+        batch.column_by_name(column).unwrap().as_primitive::<UInt32Type>().values().to_vec()
+    });
+    values.collect()
+}
+
 /// A row of `removed/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemovedRow {
@@ -202,6 +254,8 @@ pub struct RemovedRow {
     pub survivor: Option<String>,
     pub cluster: Option<u64>,
     pub jaccard: Option<f32>,
+    pub jaccard_estimated: Option<f32>,
+    pub cluster_size: Option<u32>,
     pub detail: Option<String>,
 }
 
@@ -213,21 +267,28 @@ pub fn removed(dataset: &Path) -> Vec<RemovedRow> {
             let batch = batch.unwrap();
             let names: Vec<_> = batch.schema().fields().iter().map(|f| f.name().clone()).collect();
             assert_eq!(names[..6], ["id", "source", "reason", "survivor", "cluster", "jaccard"]);
-            let string = |column: usize, at: usize| {
-                let column = batch.column(column).as_string::<i32>();
+            let string = |column: &str, at: usize| {
+                let column = batch.column_by_name(column).unwrap().as_string::<i32>();
                 column.is_valid(at).then(|| column.value(at).to_owned())
             };
-            let clusters = batch.column(4).as_primitive::<UInt64Type>();
-            let jaccards = batch.column(5).as_primitive::<Float32Type>();
+            let column = |name| batch.column_by_name(name).unwrap();
+            let clusters = column("cluster").as_primitive::<UInt64Type>();
+            let sizes = column("cluster_size").as_primitive::<UInt32Type>();
+            let float = |name, at| {
+                let floats = column(name).as_primitive::<Float32Type>();
+                floats.is_valid(at).then(|| floats.value(at))
+            };
             for at in 0..batch.num_rows() {
                 rows.push(RemovedRow {
-                    id: string(0, at).unwrap(),
-                    source: string(1, at).unwrap(),
-                    reason: string(2, at).unwrap(),
-                    survivor: string(3, at),
+                    id: string("id", at).unwrap(),
+                    source: string("source", at).unwrap(),
+                    reason: string("reason", at).unwrap(),
+                    survivor: string("survivor", at),
                     cluster: clusters.is_valid(at).then(|| clusters.value(at)),
-                    jaccard: jaccards.is_valid(at).then(|| jaccards.value(at)),
-                    detail: string(6, at),
+                    jaccard: float("jaccard", at),
+                    jaccard_estimated: float("jaccard_estimated", at),
+                    cluster_size: sizes.is_valid(at).then(|| sizes.value(at)),
+                    detail: string("detail", at),
                 });
             }
         }

@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use forebay_pipeline::Form;
 
 use crate::args::{Global, Inputs, Output};
+use crate::compat;
 use crate::duplicates::DedupArgs;
 use crate::report::Report;
 use crate::run::Run;
@@ -27,12 +28,24 @@ pub struct Dedup {
     /// Write nothing, only say what would go
     #[arg(long, conflicts_with_all = ["out", "annotate", "write_index", "fresh"])]
     dry_run: bool,
+    /// Work with the files of another program: signatures/ and remove/ in its format, no dataset
+    #[arg(long, value_name = "PROGRAM", requires = "out", conflicts_with_all = ["annotate", "removed_only", "dry_run"])]
+    compat: Option<Program>,
     #[command(flatten)]
     dedup: DedupArgs,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Program {
+    /// datatrove's MinHash stages: INPUT may also be a folder of its signatures or pairs
+    Datatrove,
+}
+
 impl Dedup {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        if let (Some(Program::Datatrove), Some(out)) = (self.compat, &self.out) {
+            return compat::run(&self.inputs, out, &self.dedup, global, report);
+        }
         let form = match () {
             () if self.removed_only || self.dry_run => Form::Removed,
             () if self.annotate => Form::Annotated,

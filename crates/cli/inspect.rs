@@ -1,14 +1,16 @@
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use forebay_pipeline::index;
 use forebay_shard::input::{self, Cursor, Options, Source};
 use forebay_shard::{Dataset, Manifest, manifest};
 use forebay_transform::tokenize::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::args::Global;
-use crate::format;
-use crate::report::Report;
+use crate::report::{Report, Usage};
+use crate::{cluster, format};
 
 /// Show what a dataset or an input holds: schema, counts, token lengths, documents as text
 #[derive(Args)]
@@ -18,17 +20,59 @@ pub struct Inspect {
     /// Documents to show
     #[arg(long, default_value_t = 3, value_name = "N")]
     samples: usize,
+    /// Show the documents of a cluster of removed/ beside the one that stays, differences marked
+    #[arg(long, value_name = "ID")]
+    cluster: Option<u64>,
+    /// Print id and band keys of every document of an index, a JSON object a line
+    #[arg(long, conflicts_with = "cluster")]
+    signatures: bool,
 }
 
 const SHOWN_CHARACTERS: usize = 200;
 
 impl Inspect {
     pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
+        if index::is_index(&self.path) {
+            return self.index(report);
+        }
+        if self.signatures {
+            let path = self.path.display();
+            return Err(Usage(format!("{path}: expected an index with index.json")).into());
+        }
+        if let Some(number) = self.cluster {
+            return cluster::show(&self.path, number, self.samples, report);
+        }
         if Manifest::is_in(&self.path) || self.path.join(manifest::WORK).is_dir() {
             self.dataset(report)
         } else {
             self.input(report)
         }
+    }
+
+    fn index(&self, report: &mut Report) -> anyhow::Result<()> {
+        if self.signatures {
+            let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+            // A reader that has seen enough, such as `head`, is no error.
+            let mut open = true;
+            index::each_signature(&self.path, |id, keys| {
+                let bands: Vec<String> = keys.iter().map(|key| format!("{key:016x}")).collect();
+                open = open && writeln!(out, "{}", json!({ "id": id, "bands": bands })).is_ok();
+            })?;
+            report.silent();
+            return Ok(());
+        }
+        let index = index::describe(&self.path)?;
+        let documents = index["documents"].as_u64().unwrap_or_default();
+        report.line(format!(
+            "{}: index of {} documents in {} parts; parameters {}; texts to compare: {}",
+            self.path.display(),
+            format::count(documents),
+            index["parts"].as_array().map_or(0, Vec::len),
+            index["parameters"],
+            index["texts"],
+        ));
+        report.json(index);
+        Ok(())
     }
 
     fn dataset(&self, report: &mut Report) -> anyhow::Result<()> {

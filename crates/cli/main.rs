@@ -3,6 +3,8 @@
 #![allow(unreachable_pub, reason = "nothing of a binary is reachable")]
 
 mod args;
+mod cluster;
+mod compat;
 mod dedup;
 mod duplicates;
 mod format;

@@ -15,6 +15,7 @@ pub struct Report {
     text: String,
     value: Value,
     code: u8,
+    silent: bool,
 }
 
 /// Arguments that do not go together.
@@ -37,7 +38,7 @@ const INTERRUPTED: u8 = 130;
 impl Report {
     pub fn new(global: &Global) -> Self {
         let (json, quiet) = (global.json, global.quiet);
-        Self { json, quiet, text: String::new(), value: Value::Null, code: 0 }
+        Self { json, quiet, text: String::new(), value: Value::Null, code: 0, silent: false }
     }
 
     /// A line of the result for people.
@@ -75,7 +76,15 @@ impl Report {
         self.code = FAILED;
     }
 
+    /// The result is printed already.
+    pub fn silent(&mut self) {
+        self.silent = true;
+    }
+
     pub fn finish(self) -> ExitCode {
+        if self.silent {
+            return ExitCode::from(self.code);
+        }
         let out = if self.json { format!("{}\n", self.value) } else { self.text };
         // A reader that has seen enough, such as `head`, is no error.
         let _ = std::io::stdout().lock().write_all(out.as_bytes());

@@ -48,12 +48,7 @@ impl<'a> Run<'a> {
             tmp_dir: global.tmp_dir.clone(),
             fresh: self.output.fresh,
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            // The second one ends it at once.
-            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-            signal_hook::flag::register(signal, Arc::clone(&stop))?;
-        }
+        let stop = stop_on_signals()?;
         let start = Instant::now();
         let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop);
         let finished = forebay_pipeline::run(
@@ -69,6 +64,16 @@ impl<'a> Run<'a> {
         self.tell(report, &finished?, start.elapsed());
         Ok(())
     }
+}
+
+/// A flag that Ctrl-C sets; the second one ends the program at once.
+pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
 }
 
 impl Run<'_> {

@@ -15,6 +15,7 @@ use forebay_transform::dedup::windows::Windows;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::corpus::Corpus;
+use crate::dedup::MIN_SORT_BYTES;
 use crate::ordered::ordered;
 use crate::plan::{Cuts as Options, Execution};
 use crate::progress::{Progress, Unit};
@@ -164,7 +165,7 @@ fn find(
 ) -> Result<()> {
     let options = &work.plan.options.steps.cuts;
     let threads = execution.threads;
-    let memory_bytes = execution.memory_bytes.max(32 << 20);
+    let memory_bytes = execution.memory_bytes.max(MIN_SORT_BYTES);
     let check = || if progress.stopped() { Err(Error::Interrupted) } else { Ok(()) };
     let blocks = blocks(corpus)?;
     let text_bytes: u64 = corpus.own().map(|(part, _)| part.footer.text_bytes).sum();

@@ -8,8 +8,8 @@
 //! Each step works on what the one before left.
 
 use bytemuck::{Pod, Zeroable};
-use forebay_transform::dedup::cluster::Clusters;
 use forebay_transform::dedup::Keep;
+use forebay_transform::dedup::cluster::Clusters;
 
 use crate::compare::Candidates;
 use crate::corpus::Corpus;
@@ -22,7 +22,7 @@ use crate::work::Work;
 use crate::{Error, Result};
 
 /// Sorting gets at least this, however small `--memory` is.
-const MIN_SORT_BYTES: u64 = 32 << 20;
+pub(crate) const MIN_SORT_BYTES: u64 = 1 << 20;
 /// Of each document: length, survivor, fate, cluster, score.
 const DOCUMENT_BYTES: u64 = 4 + 4 + 1 + 4 + 8;
 
@@ -189,7 +189,8 @@ impl Stage<'_> {
             }
         }
         let replace = |group: &[Equal], gone: &mut Vec<(u32, u32)>| {
-            let rank = |equal: &&Equal| (u64::MAX - self.ranks.weight(equal.document), equal.document);
+            let rank =
+                |equal: &&Equal| (u64::MAX - self.ranks.weight(equal.document), equal.document);
             let Some(best) = group.iter().min_by_key(rank) else { return };
             let others = group.iter().filter(|other| other.document != best.document);
             let others = others.filter(|other| other.document >= self.corpus.old());

@@ -42,7 +42,8 @@ impl Evals {
             while let Some(part) = cursor.next_part()? {
                 let documents = part.parse(&input)?.documents;
                 for at in 0..documents.len() {
-                    let name = format!("{} of {}", documents.ids.get(at), documents.sources.get(at));
+                    let name =
+                        format!("{} of {}", documents.ids.get(at), documents.sources.get(at));
                     evals.add(name, documents.texts.get(at), &mut shingler);
                 }
             }

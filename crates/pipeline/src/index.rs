@@ -113,6 +113,10 @@ impl Index {
         if steps.fuzzy.is_some_and(|fuzzy| fuzzy.verify) && !self.texts {
             return Err(Error::IndexLacksTexts { path: directory.to_path_buf() });
         }
+        self.parts(directory)
+    }
+
+    fn parts(&self, directory: &Path) -> Result<Vec<Part>> {
         let mut parts = Vec::new();
         for entry in &self.parts {
             let path = directory.join(&entry.file);
@@ -132,6 +136,37 @@ impl Index {
         }
         Ok(parts)
     }
+}
+
+/// Is there an index in `directory`?
+pub fn is_index(directory: &Path) -> bool {
+    directory.join(FILE).is_file()
+}
+
+/// `index.json` as it stands.
+///
+/// # Errors
+/// If there is none, or one of another version.
+pub fn describe(directory: &Path) -> Result<serde_json::Value> {
+    Ok(serde_json::to_value(Index::read(directory)?).unwrap_or_default())
+}
+
+/// Calls `each` with id and band keys of every document of an index; key 0: no signature.
+///
+/// # Errors
+/// If a part is missing or torn.
+pub fn each_signature(directory: &Path, mut each: impl FnMut(&str, &[u64])) -> Result<()> {
+    let index = Index::read(directory)?;
+    let bands = index.parameters.fuzzy.as_ref().map_or(0, |&(_, _, bands, _)| bands);
+    for part in index.parts(directory)? {
+        let columns = (0..bands).map(|band| part.band(band)).collect::<Result<Vec<_>>>()?;
+        for ordinal in 0..part.footer.documents {
+            let (id, _) = part.names(&part.row_of(ordinal)?)?;
+            let keys: Vec<u64> = columns.iter().map(|column| column[ordinal as usize]).collect();
+            each(&id, &keys);
+        }
+    }
+    Ok(())
 }
 
 /// Refuses to write an index where something stands, before hours are spent.
@@ -161,12 +196,14 @@ pub(crate) fn write(
     let options = &work.plan.options;
     create_dir(directory)?;
     let texts = options.steps.fuzzy.is_some_and(|fuzzy| fuzzy.verify);
+    // Where texts are not compared, a duplicate that went may link two others.
+    let bridges = |document| !texts && survivors.fate(document).is_duplicate();
     let (mut parts, mut documents) = (Vec::new(), 0_u64);
     for (number, part) in corpus.parts().iter().enumerate() {
         let first = corpus.first(number);
         let old = first < corpus.old();
         let stay: Vec<u32> = (0..part.footer.documents)
-            .filter(|ordinal| old || survivors.stays(first + ordinal))
+            .filter(|ordinal| old || survivors.stays(first + ordinal) || bridges(first + ordinal))
             .collect();
         if stay.is_empty() {
             continue;

@@ -24,7 +24,7 @@ pub mod datatrove;
 mod dedup;
 mod error;
 mod evals;
-mod index;
+pub mod index;
 mod ordered;
 mod part;
 mod plan;

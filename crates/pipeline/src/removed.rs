@@ -12,10 +12,7 @@ use crate::work::Work;
 use crate::write::Outcome;
 
 /// Writes the list, in input order; nothing if nothing was left out.
-pub(crate) fn run(
-    work: &Work,
-    outcome: &Outcome<'_>,
-) -> Result<Vec<FileEntry>> {
+pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> {
     let Outcome { corpus, survivors, clustering, cuts } = outcome;
     let cuts = cuts.all();
     let skipped = corpus.own().any(|(part, _)| !part.footer.skipped.is_empty());
@@ -35,7 +32,7 @@ pub(crate) fn run(
             let fate = survivors.fate(document);
             let found = matches.next_if(|found| found.ordinal == ordinal);
             let mut removed = Removed { reason: fate.name(), ..Removed::default() };
-            let (id, source, row, survivor_id);
+            let (id, source, row, survivor_names);
             let is_cut = cuts.peek().is_some_and(|cut| cut.document == document);
             let stays = survivors.stays(document);
             if stays && found.is_none() && !is_cut {
@@ -48,8 +45,11 @@ pub(crate) fn run(
             if !stays {
                 if let Some(cluster) = clustering.of(document) {
                     let survivor = survivors.survivor(document);
-                    survivor_id = corpus.names(survivor)?.0;
-                    removed.survivor = Some(&survivor_id);
+                    let (there, row) = corpus.row(survivor)?;
+                    survivor_names = there.names(&row)?;
+                    removed.survivor = Some(&survivor_names.0);
+                    removed.survivor_source = Some(&survivor_names.1);
+                    removed.survivor_position = Some(row.position);
                     removed.cluster = Some(u64::from(cluster));
                     removed.cluster_size = Some(clustering.size(cluster));
                     removed.jaccard = survivors.jaccard(document);
@@ -66,17 +66,19 @@ pub(crate) fn run(
                 if fate == Fate::Cut {
                     continue;
                 }
-                let first = corpus.names(cut.first)?.0;
+                let (there, row) = corpus.row(cut.first)?;
+                let (first, first_source) = there.names(&row)?;
                 let detail = format!("bytes {}..{}", cut.start, cut.end);
                 writer.push(&Removed {
                     reason: cut.reason.name(),
                     survivor: Some(&first),
+                    survivor_source: Some(&first_source),
+                    survivor_position: Some(row.position),
                     detail: Some(&detail),
-                    cluster: None,
-                    cluster_size: None,
-                    jaccard: None,
-                    jaccard_estimated: None,
-                    ..removed
+                    id: &id,
+                    source: &source,
+                    position: removed.position,
+                    ..Removed::default()
                 })?;
             }
         }

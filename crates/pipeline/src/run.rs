@@ -2,7 +2,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use forebay_shard::input::{self, Source};
-use forebay_shard::manifest::{self, Counts, FileEntry, LargeCluster, Lineage, Manifest, ShardEntry};
+use forebay_shard::manifest::{
+    self, Counts, FileEntry, LargeCluster, Lineage, Manifest, ShardEntry,
+};
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
 use forebay_transform::tokenize::{Tokenizer, Vocabulary};
@@ -119,12 +121,8 @@ pub fn run(
         return Err(Error::NoDocuments { inputs: inputs.join(" ") });
     }
     let clustering = survivors.clusters();
-    let outcome = Outcome {
-        corpus: &corpus,
-        survivors: &survivors,
-        clustering: &clustering,
-        cuts: &cuts,
-    };
+    let outcome =
+        Outcome { corpus: &corpus, survivors: &survivors, clustering: &clustering, cuts: &cuts };
     let shards = write::run(&work, &outcome, tokenizer.as_ref(), execution, progress)?;
 
     progress.start("finish", Unit::Steps, 0);

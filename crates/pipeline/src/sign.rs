@@ -54,9 +54,9 @@ impl<'a> Signer<'a> {
             let scope = self.scope(documents, at);
             if self.steps.exact {
                 let hash = self.exact.hash(text);
-                keys.exact.push(scope.map_or(hash, |scope| {
-                    xxh3_128_with_seed(&hash.to_le_bytes(), scope)
-                }));
+                keys.exact.push(
+                    scope.map_or(hash, |scope| xxh3_128_with_seed(&hash.to_le_bytes(), scope)),
+                );
             }
             if let Some(field) = &self.steps.url_field {
                 let url = self.field(field, documents, at).trim();

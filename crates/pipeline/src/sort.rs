@@ -31,7 +31,7 @@ struct Partition<R> {
     spilled: Option<NewFile>,
 }
 
-const MIN_PARTITION_BYTES: u64 = 1 << 20;
+const MIN_PARTITION_BYTES: u64 = 64 << 10;
 const MAX_PARTITIONS: u64 = 4096;
 const MIN_BUFFER_BYTES: u64 = 4 << 10;
 
@@ -127,7 +127,8 @@ fn drop_singles<R: Record>(records: &mut Vec<R>) {
         return;
     }
     let slots = (8 * records.len()).next_power_of_two();
-    let slot = |record: &R| (record.key().wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize) & (slots - 1);
+    let slot =
+        |record: &R| (record.key().wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize) & (slots - 1);
     let (mut seen, mut again) = (vec![0_u64; slots / 64], vec![0_u64; slots / 64]);
     for record in &*records {
         let (word, bit) = (slot(record) / 64, 1 << (slot(record) % 64));
@@ -156,8 +157,7 @@ mod tests {
     fn groups(pairs: &[Pair], memory_bytes: u64, threads: usize, repeated: bool) -> Vec<Vec<Pair>> {
         let dir = tempfile::tempdir().unwrap();
         let expected = pairs.len() as u64;
-        let mut sorter =
-            Sorter::new(&dir.path().join("sort"), expected, memory_bytes, threads);
+        let mut sorter = Sorter::new(&dir.path().join("sort"), expected, memory_bytes, threads);
         pairs.iter().for_each(|&pair| sorter.push(pair).unwrap());
         let mut found = Vec::new();
         let work = |records: &[Pair]| {

@@ -18,6 +18,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("datasets are little-endian and are mapped as they lie");
 
+mod audit;
 mod dataset;
 mod document;
 mod error;
@@ -30,6 +31,7 @@ mod strings;
 mod verify;
 mod writer;
 
+pub use audit::{ClusterMember, Origin, text_of};
 pub use dataset::{Dataset, Head};
 pub use document::{Document, Documents, Reason, Skipped, stable_id};
 pub use error::{Error, Result};

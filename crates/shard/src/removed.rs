@@ -29,6 +29,10 @@ pub struct Removed<'a> {
     pub reason: &'a str,
     /// Id of the document that stays in its place; it is in the dataset.
     pub survivor: Option<&'a str>,
+    /// Where that one came from.
+    pub survivor_source: Option<&'a str>,
+    /// Its place in the file that it came from.
+    pub survivor_position: Option<u64>,
     /// Number of the cluster that both belong to.
     pub cluster: Option<u64>,
     /// Documents of that cluster.
@@ -57,6 +61,8 @@ pub struct RemovedWriter {
     jaccard: Float32Builder,
     jaccard_estimated: Float32Builder,
     position: UInt64Builder,
+    survivor_source: StringBuilder,
+    survivor_position: UInt64Builder,
     detail: StringBuilder,
     pending: usize,
 }
@@ -73,10 +79,12 @@ impl RemovedWriter {
             Field::new("reason", DataType::Utf8, false),
             Field::new("survivor", DataType::Utf8, true),
             Field::new("cluster", DataType::UInt64, true),
-            Field::new("cluster_size", DataType::UInt32, true),
             Field::new("jaccard", DataType::Float32, true),
             Field::new("jaccard_estimated", DataType::Float32, true),
+            Field::new("cluster_size", DataType::UInt32, true),
             Field::new("position", DataType::UInt64, true),
+            Field::new("survivor_source", DataType::Utf8, true),
+            Field::new("survivor_position", DataType::UInt64, true),
             Field::new("detail", DataType::Utf8, true),
         ]));
         let properties = WriterProperties::builder()
@@ -99,6 +107,8 @@ impl RemovedWriter {
             jaccard: Float32Builder::new(),
             jaccard_estimated: Float32Builder::new(),
             position: UInt64Builder::new(),
+            survivor_source: StringBuilder::new(),
+            survivor_position: UInt64Builder::new(),
             detail: StringBuilder::new(),
             pending: 0,
         })
@@ -118,6 +128,8 @@ impl RemovedWriter {
         self.jaccard.append_option(removed.jaccard);
         self.jaccard_estimated.append_option(removed.jaccard_estimated);
         self.position.append_option(removed.position);
+        self.survivor_source.append_option(removed.survivor_source);
+        self.survivor_position.append_option(removed.survivor_position);
         self.detail.append_option(removed.detail);
         self.pending += 1;
         if self.pending == BATCH_ROWS { self.flush() } else { Ok(()) }
@@ -141,10 +153,12 @@ impl RemovedWriter {
             Arc::new(self.reason.finish()),
             Arc::new(self.survivor.finish()),
             Arc::new(self.cluster.finish()),
-            Arc::new(self.cluster_size.finish()),
             Arc::new(self.jaccard.finish()),
             Arc::new(self.jaccard_estimated.finish()),
+            Arc::new(self.cluster_size.finish()),
             Arc::new(self.position.finish()),
+            Arc::new(self.survivor_source.finish()),
+            Arc::new(self.survivor_position.finish()),
             Arc::new(self.detail.finish()),
         ];
         self.pending = 0;

@@ -18,7 +18,10 @@ impl Strings {
     }
 
     /// Appends what `write` appends to the buffer, as one string; nothing if that is `None`.
-    pub(crate) fn push_with(&mut self, write: impl FnOnce(&mut String) -> Option<()>) -> Option<()> {
+    pub(crate) fn push_with(
+        &mut self,
+        write: impl FnOnce(&mut String) -> Option<()>,
+    ) -> Option<()> {
         let start = self.bytes.len();
         if write(&mut self.bytes).is_none() {
             self.bytes.truncate(start);

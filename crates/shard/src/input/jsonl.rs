@@ -3,9 +3,9 @@
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
-use super::{Field, InputFile, Options};
 use super::line::Line;
 use super::output::Output;
+use super::{Field, InputFile, Options};
 use crate::Result;
 use crate::document::{Document, Reason};
 

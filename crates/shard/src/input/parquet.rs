@@ -77,7 +77,8 @@ impl Rows {
                 };
                 if !fits {
                     let expected = if field.number { "numbers" } else { "strings or numbers" };
-                    let what = format!("column `{}`: expected {expected}, found {kind}", field.name);
+                    let what =
+                        format!("column `{}`: expected {expected}, found {kind}", field.name);
                     return Err(Error::file(&file.path, what));
                 }
                 columns.push(column);

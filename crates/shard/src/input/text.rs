@@ -47,8 +47,7 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
             }
         };
         let (id, source, file) = (None, &source, file.index);
-        let document =
-            Document { id, source, text: &text, file, position: 0, extra: &further };
+        let document = Document { id, source, text: &text, file, position: 0, extra: &further };
         out.parsed.documents.push(&document);
     }
     Ok(())

@@ -85,7 +85,8 @@ pub fn cover<E>(
 fn most_frequent(places: &mut [usize]) -> impl Iterator<Item = usize> + use<> {
     places.sort_unstable();
     let runs = places.chunk_by(|a, b| a == b);
-    let mut counted: Vec<(usize, usize)> = runs.map(|run| (usize::MAX - run.len(), run[0])).collect();
+    let mut counted: Vec<(usize, usize)> =
+        runs.map(|run| (usize::MAX - run.len(), run[0])).collect();
     counted.sort_unstable();
     counted.into_iter().take(COMPARISONS).map(|(_, place)| place)
 }

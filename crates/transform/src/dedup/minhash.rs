@@ -18,14 +18,14 @@ const EMPTY: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct MinHash {
     rows: Vec<u64>,
-    /// Rows that no earlier round has filled.
-    open: Vec<bool>,
+    /// In which round each row was filled.
+    rounds: Vec<u64>,
 }
 
 impl MinHash {
     /// Signatures of `rows` rows in all (bands × rows of a band).
     pub fn new(rows: usize) -> Self {
-        Self { rows: vec![EMPTY; rows], open: vec![true; rows] }
+        Self { rows: vec![EMPTY; rows], rounds: vec![0; rows] }
     }
 
     /// The signature of a set, `[rows]`; repeats and order of its shingles do not matter.
@@ -34,28 +34,32 @@ impl MinHash {
         if shingles.is_empty() {
             return None;
         }
-        let Self { rows, open } = self;
+        let Self { rows, rounds } = self;
         rows.fill(EMPTY);
         for &shingle in shingles {
             let (row, value) = place(shingle, rows.len());
             rows[row] = rows[row].min(value);
         }
-        let mut round = 0;
-        while rows.contains(&EMPTY) {
-            round += 1;
-            if round == rows.len() as u64 {
-                fill_each(rows, shingles);
+        let mut open = rows.iter().filter(|&&value| value == EMPTY).count();
+        if open > 0 {
+            rounds.fill(0);
+        }
+        for round in 1..rows.len() as u64 {
+            if open == 0 {
                 break;
-            }
-            for (open, &value) in open.iter_mut().zip(&*rows) {
-                *open = value == EMPTY;
             }
             for &shingle in shingles {
                 let (row, value) = place(mix(shingle ^ mix(round)), rows.len());
-                if open[row] {
+                if rows[row] == EMPTY {
+                    (rows[row], rounds[row]) = (value, round);
+                    open -= usize::from(value != EMPTY);
+                } else if rounds[row] == round {
                     rows[row] = rows[row].min(value);
                 }
             }
+        }
+        if open > 0 {
+            fill_each(rows, shingles);
         }
         Some(rows)
     }
@@ -158,7 +162,8 @@ mod tests {
                 let (mut rows, mut bands) = (0, 0);
                 for (a, b) in pairs(size, shared, trials) {
                     rows += a.iter().zip(&b).filter(|(a, b)| a == b).count();
-                    bands += usize::from(band_keys(&a, 8).zip(band_keys(&b, 8)).any(|(a, b)| a == b));
+                    bands +=
+                        usize::from(band_keys(&a, 8).zip(band_keys(&b, 8)).any(|(a, b)| a == b));
                 }
                 for (name, count, of, truth) in [
                     ("rows", rows, 112 * trials, truth),

@@ -61,9 +61,11 @@ impl Shingler {
             let width = ngram.max(1).min(units);
             let ends = &self.starts[width..];
             let bytes = self.squeezed.bytes();
-            let shingles = self.starts.iter().zip(ends).map(|(&start, &end)| {
-                xxh3_64(&bytes[start as usize..end as usize - trailing])
-            });
+            let shingles = self
+                .starts
+                .iter()
+                .zip(ends)
+                .map(|(&start, &end)| xxh3_64(&bytes[start as usize..end as usize - trailing]));
             self.shingles.extend(shingles);
         }
         &self.shingles
