@@ -5,6 +5,7 @@
 
 mod dedup;
 mod load;
+mod sketch;
 mod tokenize;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use std::sync::LazyLock;
 use forebay_shard::input::{self, Cursor};
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--bench") {
+        sketch::print_curve();
+    }
     divan::main();
 }
 

@@ -11,7 +11,6 @@
 //! parts it yields are parsed on any thread. Memory is a part per thread, whatever the file's size.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -332,8 +331,8 @@ fn sniff(path: &Path) -> Result<Format> {
         return Ok(named);
     }
     let mut start = Vec::new();
-    let reader = decompress::open(path, &std::sync::Arc::default())?;
-    let read = reader.take(SNIFF_BYTES).read_to_end(&mut start);
+    let mut stream = decompress::open(path, &std::sync::Arc::default())?;
+    let read = stream.fill(SNIFF_BYTES, &mut start);
     if start.starts_with(b"PAR1") {
         return Ok(Format::Parquet);
     }

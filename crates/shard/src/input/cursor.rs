@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,7 +31,7 @@ enum State {
 
 struct Lines {
     file: Arc<InputFile>,
-    reader: Option<Box<dyn Read + Send>>,
+    reader: Option<decompress::Stream>,
     /// Plain bytes from the start of a line on.
     carry: Vec<u8>,
     /// Where `carry` starts in the plain stream.
@@ -191,7 +190,7 @@ impl Lines {
         // No more than the file holds: a plain one is read without growing.
         let likely = missing.min(self.file.bytes.saturating_sub(self.offset) + 1);
         self.carry.reserve(usize::try_from(likely).unwrap_or(0));
-        let read = reader.take(missing).read_to_end(&mut self.carry).map_err(|error| {
+        let read = reader.fill(missing, &mut self.carry).map_err(|error| {
             let at = self.offset + self.carry.len() as u64;
             Error::file(&self.file.path, format!("broken after {at} bytes of text: {error}"))
         })?;

@@ -1,6 +1,5 @@
 //! Plain text: a document a file.
 
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -18,10 +17,9 @@ pub(super) fn parse(files: &[InputFile], out: &mut Output<'_>) -> Result<()> {
         let limit = out.options.max_record_bytes;
         // Progress counts these files when the cursor hands them out.
         let uncounted = Arc::new(AtomicU64::new(0));
-        let read = decompress::open(&file.path, &uncounted).and_then(|reader| {
-            reader
-                .take(limit + 1)
-                .read_to_end(&mut bytes)
+        let read = decompress::open(&file.path, &uncounted).and_then(|mut stream| {
+            stream
+                .fill(limit + 1, &mut bytes)
                 .map_err(|e| Error::file(&file.path, format!("cannot be read whole: {e}")))
         });
         match read {
