@@ -114,3 +114,15 @@ fn duplicates_go_before_anything_is_cut() {
     assert_eq!(rows(&out)[0].text.as_ref(), Some(&text));
     assert_eq!(rows(&out).len(), 1);
 }
+
+#[test]
+fn repeated_text_may_be_masked_instead() {
+    let dir = temp();
+    let texts = ["menu\nbees\n", "cats\nmenu\n", "menu"].map(str::to_owned);
+    let all = cut(&texts, dir.path(), &["--lines", "1", "--cuts", "mask"]);
+    assert_eq!(all, texts);
+    let out = dir.path().join("out");
+    assert_eq!(column_names(&out).last().unwrap(), "masked");
+    assert_eq!(lists(&out, "masked"), [vec![], vec![5, 10], vec![0, 4]]);
+    prep(&[&sample()], &dir.path().join("prep"), &["--cuts", "mask"]).exits(2);
+}

@@ -245,6 +245,21 @@ pub fn numbers(dataset: &Path, column: &str) -> Vec<u32> {
     values.collect()
 }
 
+/// A column of lists of `u32` of the first shard.
+pub fn lists(dataset: &Path, column: &str) -> Vec<Vec<u32>> {
+    let file = fs::File::open(dataset.join("shard-00000.parquet")).unwrap();
+    let batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let mut found = Vec::new();
+    for batch in batches {
+        let batch = batch.unwrap();
+        let lists = batch.column_by_name(column).unwrap().as_list::<i32>();
+        let values =
+            lists.iter().map(|list| list.unwrap().as_primitive::<UInt32Type>().values().to_vec());
+        found.extend(values);
+    }
+    found
+}
+
 /// A row of `removed/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RemovedRow {

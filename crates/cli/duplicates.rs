@@ -59,6 +59,9 @@ pub struct ExactArgs {
     /// Cut substrings of at least N tokens that stand twice in the corpus, such as 50; the first one stays
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(2..=1_000_000))]
     min_tokens: Option<u32>,
+    /// Take repeated text out, or leave it in and list its bytes in a column `masked`
+    #[arg(long, default_value = "drop", value_name = "HOW")]
+    cuts: CutPolicy,
 }
 
 /// Which of the duplicates stay.
@@ -125,6 +128,12 @@ enum Keep {
     Source,
     /// All: clusters are found and reported, nothing goes
     None,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum CutPolicy {
+    Drop,
+    Mask,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -217,6 +226,7 @@ impl DedupArgs {
                 lines: self.exact.lines,
                 paragraphs: self.exact.paragraphs,
                 tokens: self.exact.min_tokens,
+                mask: matches!(self.exact.cuts, CutPolicy::Mask),
             },
             ..Steps::default()
         };

@@ -2,7 +2,7 @@ use clap::Args;
 
 use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
 use crate::duplicates::DedupArgs;
-use crate::report::Report;
+use crate::report::{Report, Usage};
 use crate::run::Run;
 
 /// The main job: raw text in, a deduplicated, tokenized, shuffled dataset out
@@ -31,8 +31,12 @@ pub struct Prep {
 
 impl Prep {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let vocabulary = self.tokenize.vocabulary()?;
         let mut steps = self.dedup.steps()?;
+        if steps.cuts.mask {
+            let what = "ranges of bytes say nothing about tokens";
+            return Err(Usage(format!("--cuts mask: {what}; expected it with `dedup`")).into());
+        }
+        let vocabulary = self.tokenize.vocabulary()?;
         steps.tokenize = Some(self.tokenize.options());
         steps.shuffle = (!self.no_shuffle).then_some(self.seed);
         let mut run = Run::new("prep", &self.inputs, &self.out.out, &self.output, steps);

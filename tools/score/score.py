@@ -4,7 +4,7 @@
     python tools/score/score.py --gold GOLD... [--keys KEYS.jsonl] [--run OUT] [--texts CORPUS.jsonl...] [--json FILE]
 
 GOLD are .pairs.tsv and .groups.tsv files or folders of them (gold.py describes them), KEYS the band keys that
-`forebay inspect INDEX --signatures --json-lines` prints, OUT a directory that `forebay dedup` wrote, CORPUS its inputs.
+`forebay inspect INDEX --signatures` prints, OUT a directory that `forebay dedup` wrote, CORPUS its inputs.
 
 Exits with 1 when the signatures miss the theory by more than three standard errors in any bin, when a cluster
 kept nobody, or when a similarity that the run states is not the true one.

@@ -149,7 +149,7 @@ pub(crate) fn run(
     };
     for same in cuts.all().chunk_by(|a, b| a.document == b.document) {
         // What is cut from start to end leaves nothing.
-        if same.len() == 1 && same[0].start == 0 && same[0].end == u32::MAX {
+        if !options.mask && same.len() == 1 && same[0].start == 0 && same[0].end == u32::MAX {
             survivors.drop(same[0].document, Fate::Cut);
         }
     }
@@ -218,7 +218,7 @@ fn find(
             let first = merged.len();
             same.iter().for_each(|placed| join(&mut merged, first, placed.cut));
             let document = same[0].cut.document;
-            if is_blank_without(&corpus.text(document)?, &merged[first..]) {
+            if !options.mask && is_blank_without(&corpus.text(document)?, &merged[first..]) {
                 merged.truncate(first + 1);
                 (merged[first].start, merged[first].end) = (0, u32::MAX);
             }

@@ -131,12 +131,14 @@ pub struct Cuts {
     pub paragraphs: Option<u32>,
     /// Substrings of at least so many tokens that stand twice.
     pub tokens: Option<u32>,
+    /// Leave the text as it is, and say in a column of its own what would be cut.
+    pub mask: bool,
 }
 
 impl Cuts {
     /// Nothing is cut.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.lines.is_none() && self.paragraphs.is_none() && self.tokens.is_none()
     }
 }
 

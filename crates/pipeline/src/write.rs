@@ -41,7 +41,8 @@ pub(crate) fn run(
     if options.form == Form::Removed {
         return Ok(Vec::new());
     }
-    let spool = Spool { outcome, form: options.form, duplicates: options.duplicates };
+    let (form, duplicates, mask) = (options.form, options.duplicates, options.steps.cuts.mask);
+    let spool = Spool { outcome, form, duplicates, mask };
     let parts = outcome.corpus.parts();
     // An item is held as text and as tokens, by every thread and in the queue behind it.
     let most = execution.memory_bytes / (8 * execution.threads.max(1) as u64);
@@ -56,8 +57,9 @@ pub(crate) fn run(
     let columns = Columns {
         tokens: tokenizer.is_some(),
         text: options.keep_text || tokenizer.is_none(),
-        duplicates: options.duplicates,
-        annotations: options.form == Form::Annotated,
+        duplicates,
+        annotations: form == Form::Annotated,
+        masked: mask,
     };
     let mut open: Option<(usize, ShardWriter)> = None;
     let gather = |number: usize| {
@@ -114,6 +116,7 @@ struct Spool<'a> {
     outcome: &'a Outcome<'a>,
     form: Form,
     duplicates: bool,
+    mask: bool,
 }
 
 impl Spool<'_> {
@@ -222,7 +225,7 @@ impl Spool<'_> {
             let document = self.document(number, row);
             let (mut row, mut data) = (Row { offset: row.offset - rows[0].offset, ..*row }, data);
             let cuts = self.outcome.cuts.of(document);
-            if self.form == Form::Dataset && !cuts.is_empty() {
+            if self.form == Form::Dataset && !self.mask && !cuts.is_empty() {
                 let [id, source, text] = batch.strings_of(&row, data)?;
                 let text: String = cuts::kept(text, cuts).collect();
                 let whole = [id, source, &text].concat();
@@ -231,7 +234,10 @@ impl Spool<'_> {
                 data = batch.data.len();
                 batch.data.push(whole.into_bytes());
             }
-            let note = self.note(document)?;
+            let mut note = self.note(document)?;
+            if self.mask {
+                note.masked = cuts.iter().flat_map(|cut| [cut.start, cut.end]).collect();
+            }
             batch.documents.push((row, data));
             batch.notes.push(note);
         }

@@ -47,6 +47,9 @@ pub struct Columns {
     /// `reason: string, survivor: string, cluster: u64, cluster_size: u32, jaccard: f32,
     /// jaccard_estimated: f32`, as in `removed/`; `reason` is null for what stays
     pub annotations: bool,
+    /// `masked: list<u32 not null> not null`, start and end of every range of bytes of the text
+    /// that stands elsewhere too
+    pub masked: bool,
 }
 
 /// What dedup found out about a document; see [`Columns`].
@@ -60,6 +63,7 @@ pub struct Note {
     pub cluster_size: Option<u32>,
     pub jaccard: Option<f32>,
     pub jaccard_estimated: Option<f32>,
+    pub masked: Vec<u32>,
 }
 
 /// One document of a shard.
@@ -149,7 +153,8 @@ impl ShardWriter {
         if self.columns.text {
             pending.texts.push(row.text);
         }
-        if self.columns.duplicates || self.columns.annotations {
+        let Columns { duplicates, annotations, masked, .. } = self.columns;
+        if duplicates || annotations || masked {
             pending.notes.push(row.note.clone());
         }
         let tokens = u32::try_from(row.tokens.len())
@@ -244,6 +249,11 @@ impl ShardWriter {
         if self.columns.annotations {
             columns.extend(annotations(notes));
         }
+        if self.columns.masked {
+            let offsets = OffsetBuffer::from_lengths(notes.iter().map(|note| note.masked.len()));
+            let values = UInt32Array::from_iter_values(notes.iter().flat_map(|n| n.masked.clone()));
+            columns.push(Arc::new(ListArray::new(element(), offsets, Arc::new(values), None)));
+        }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(ParquetError::from)
             .and_then(|batch| self.writer.write(&batch))
@@ -292,6 +302,9 @@ fn schema(columns: Columns) -> Schema {
             ("jaccard_estimated", DataType::Float32),
         ];
         fields.extend(annotations.map(|(name, kind)| Field::new(name, kind, true)));
+    }
+    if columns.masked {
+        fields.push(Field::new("masked", DataType::List(element()), false));
     }
     Schema::new(fields)
 }

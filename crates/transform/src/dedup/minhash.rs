@@ -8,6 +8,21 @@
 //! Cost: one multiplication and one comparison a shingle instead of k of each; short documents
 //! take about k ln k in all.
 //! Source: Dahlgaard, Knudsen, Thorup, *Fast Similarity Sketching*, FOCS 2017.
+//!
+//! Why this one (112 rows, one core of a shared Xeon, `cargo bench -- sketch`; last two lines: share
+//! of pairs at similarity 0.8 that agree on one of 14 bands of 8 rows, theory 0.924 ± 0.004):
+//!
+//! ```text
+//! shingles                            20       100     1,000    10,000
+//! a permutation a row (Broder)    5.4 µs   20.5 µs    203 µs  2,146 µs
+//! one permutation, densified      1.0 µs   0.33 µs   1.01 µs    8.7 µs
+//! fast similarity                 1.8 µs   1.57 µs   0.92 µs    9.0 µs
+//! pairs found, densified           0.910     0.919     0.937 (at 18, 90, 450)
+//! pairs found, fast similarity     0.941     0.938     0.936
+//! ```
+//! Densified rows are copies, so short documents are found less often than promised; here they are
+//! found a little more often. C-MinHash and SuperMinHash estimate better still, but touch all k
+//! rows a shingle, as the classic scheme does: not tried.
 
 use bytemuck::cast_slice;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
