@@ -47,7 +47,7 @@ impl Record for Placed {
 impl<'a> Candidates<'a> {
     pub(crate) fn new(stage: &'a Stage<'a>, fuzzy: Fuzzy) -> Self {
         let most = usize::try_from(stage.memory_bytes / 8).unwrap_or(usize::MAX);
-        let entries = Spill::new(&stage.work.path("buckets"), most / size_of::<Entry>());
+        let entries = Spill::new(&stage.work.scratch("buckets"), most / size_of::<Entry>());
         Self { stage, fuzzy, entries }
     }
 
@@ -66,7 +66,7 @@ impl<'a> Candidates<'a> {
     ) -> Result<()> {
         let Self { stage, fuzzy, entries } = self;
         stage.progress.start("compare", Unit::Steps, entries.count());
-        let name = stage.work.path("groups");
+        let name = stage.work.scratch("groups");
         let mut sorter = Sorter::new(&name, entries.count(), stage.memory_bytes / 2, stage.threads);
         entries.each(|entry| {
             let document = entry.document;

@@ -172,7 +172,7 @@ fn find(
     progress.start("cut", Unit::Bytes, text_bytes);
     // A token takes five bytes, with what follows it; a line more.
     let expected = if options.tokens.is_some() { text_bytes / 5 } else { text_bytes / 40 };
-    let mut sorter = Sorter::new(&work.path("pieces"), expected, memory_bytes, threads);
+    let mut sorter = Sorter::new(&work.scratch("pieces"), expected, memory_bytes, threads);
     let hash = |number: usize| {
         check()?;
         let (part, rows) = &blocks[number];
@@ -184,7 +184,7 @@ fn find(
     })?;
 
     let documents = corpus.documents();
-    let mut by_document = Sorter::new(&work.path("cuts"), expected / 4, memory_bytes / 2, threads);
+    let mut by_document = Sorter::new(&work.scratch("cuts"), expected / 4, memory_bytes / 2, threads);
     let repeated = |pieces: &[Hashed]| {
         check()?;
         let mut cuts = Vec::new();

@@ -176,7 +176,7 @@ impl Stage<'_> {
     fn equal(&self, column: &'static str, fate: Fate, survivors: &mut Survivors) -> Result<()> {
         let documents = u64::from(self.corpus.documents());
         self.progress.start(fate.name(), Unit::Steps, 0);
-        let name = self.work.path(column);
+        let name = self.work.scratch(column);
         let mut sorter = Sorter::new(&name, documents, self.memory_bytes, self.threads);
         for (number, part) in self.corpus.parts().iter().enumerate() {
             self.check()?;
@@ -215,7 +215,7 @@ impl Stage<'_> {
         self.progress.start("link", Unit::Steps, fuzzy.bands as u64);
         let documents = u64::from(self.corpus.documents());
         let expected = documents * fuzzy.bands as u64;
-        let name = self.work.path("bands");
+        let name = self.work.scratch("bands");
         let mut sorter = Sorter::new(&name, expected, self.memory_bytes, self.threads);
         for band in 0..fuzzy.bands {
             for (number, part) in self.corpus.parts().iter().enumerate() {

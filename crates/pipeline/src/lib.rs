@@ -1,16 +1,20 @@
 //! A run: stages over partitions, bounded memory, resumable at any instant.
 //!
 //! ```text
-//! inputs ─▶ read ─▶ spool parts ─▶ dedup ─▶ survivors ─▶ write ─▶ shards ─▶ finish ─▶ manifest
-//!           parse, hash, sign      sort band keys        gather in order,
-//!           a part per task        link, cluster         tokenize, a shard per task
+//! inputs ─▶ read ─▶ spool parts ─▶ dedup ─▶ survivors ─▶ cuts ─▶ write ─▶ shards ─▶ manifest
+//!           parse, hash, sign      sort keys,            sort    gather in order,
+//!           a part per task        compare texts         pieces  tokenize, a shard per task
 //! ```
 //!
 //! * **Read** parses the inputs once. Texts go to spool parts, each sorted by shuffle key, with the
 //!   keys that dedup needs beside them.
-//! * **Dedup** reads the keys alone, band after band.
+//! * **Dedup** sorts the keys alone, then looks up and compares the texts that share a bucket.
+//! * **Cuts** are ranges of bytes that stand elsewhere too, in what stays.
 //! * **Write** takes a range of shuffle keys from every part, which is a range of the shuffled
 //!   corpus: no document is looked up, every spool byte is read once, in order.
+//!
+//! Parts of an [`index`] of earlier runs stand before the run's own: they are compared with, and
+//! not written.
 //!
 //! Every task writes under a temporary name and commits by rename, so a killed run goes on where
 //! it was, and the bytes of the output do not depend on threads, memory or kills.

@@ -6,6 +6,7 @@
 //! spool/         parts, or under --tmp-dir
 //! read.json      the read stage is complete: parts of each source
 //! dedup.bin      the dedup stage is complete: survivor of each document
+//! cuts.bin       the cuts are found: ranges of bytes, by document
 //! shard-N.done   shard N is complete: its counts, hashes and part of the index
 //! ```
 
@@ -125,6 +126,11 @@ impl Work {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// For what is written and read once, and not kept.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.plan.spool.join(name)
     }
 
     pub(crate) fn part(&self, source: usize, number: u32) -> PathBuf {
