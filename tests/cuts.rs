@@ -126,3 +126,39 @@ fn repeated_text_may_be_masked_instead() {
     assert_eq!(lists(&out, "masked"), [vec![], vec![5, 10], vec![0, 4]]);
     prep(&[&sample()], &dir.path().join("prep"), &["--cuts", "mask"]).exits(2);
 }
+
+#[test]
+fn a_survivor_of_which_nothing_is_left_hands_its_cluster_on() {
+    let dir = temp();
+    let lines = [line("a", "x\ny\nz"), line("b", "y\nx"), line("c", "y \nx")];
+    let input = write(dir.path().join("in.jsonl"), lines.concat());
+    let out = dir.path().join("out");
+    dedup(&[&input], &out, &["--no-fuzzy", "--lines", "1", "--keep", "first"]).exits(0);
+    let kept: Vec<String> = rows(&out).into_iter().map(|row| row.id).collect();
+    assert_eq!(kept, ["a"]);
+    for row in removed(&out) {
+        assert_eq!(row.survivor.as_deref(), Some("a"), "{row:?}");
+    }
+    forebay(["verify", out.to_str().unwrap()]).exits(0);
+    dedup(&[&input], &dir.path().join("none"), &["--keep", "none", "--lines", "1"]).exits(2);
+}
+
+/// Each piece that is cut names the document in which it stays.
+#[test]
+fn neighbouring_cuts_name_their_own_origins() {
+    let dir = temp();
+    cut(&["one\n", "two\n", "one\ntwo\nx"].map(str::to_owned), dir.path(), &["--lines", "1"]);
+    let rows = removed(&dir.path().join("out"));
+    let origins: Vec<_> = rows.iter().map(|row| row.survivor.as_deref().unwrap()).collect();
+    assert_eq!(origins, ["0000", "0001"]);
+}
+
+/// A sequence that polynomials modulo powers of two cannot tell from its mirror image.
+#[test]
+fn thue_morse_texts_are_told_apart() {
+    let dir = temp();
+    let word = |n: u32, flip: u32| if (n.count_ones() + flip) % 2 == 0 { "a" } else { "b" };
+    let text = |flip| (0..1024).map(|n| word(n, flip)).collect::<Vec<_>>().join(" ") + " end";
+    let texts = [text(0), text(1)];
+    assert_eq!(cut(&texts, dir.path(), &["--min-tokens", "1025"]), texts);
+}

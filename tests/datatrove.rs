@@ -32,4 +32,5 @@ fn signatures_and_removals_are_written_in_its_format() {
     dedup(&[&signatures], &torn, &["--compat", "datatrove"])
         .complains(&["00001.minhash.sig", "68"]);
     dedup(&[&first], &torn, &["--compat", "datatrove", "--char"]).exits(2);
+    dedup(&[&first], &torn, &["--compat", "datatrove", "--lines", "1"]).exits(2);
 }

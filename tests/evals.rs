@@ -47,6 +47,15 @@ fn documents_that_share_an_ngram_are_dropped_or_listed() {
     let out = dir.path().join("wide");
     dedup(&[&input], &out, &[&args[..], &["--eval-ngram", "12"]].concat()).exits(0);
     assert_eq!(rows(&out).len(), 1);
+    // Another set of the same name is another run.
+    let changed = serde_json::json!({ "id": "q8", "question": prose(2, 20, 1 << 40).join(" ") });
+    std::fs::write(evals, format!("{changed}\n")).unwrap();
+    dedup(&[&input], &dir.path().join("dropped"), &args).complains(&["other"]);
+    std::fs::write(evals, "{\"question\":\"short\"}\n").unwrap();
+    dedup(&[&input], &dir.path().join("short"), &args).complains(&["at least 13 words"]);
+    std::fs::write(evals, "{\"question\":null}\n").unwrap();
+    let skip = [&args[..], &["--on-error", "skip"]].concat();
+    dedup(&[&input], &dir.path().join("null"), &skip).complains(&["evaluation sets", "question"]);
     dedup(&[&input], &dir.path().join("none"), &["--against-evals", "/no/such.jsonl"])
         .complains(&["/no/such.jsonl"]);
 }

@@ -120,7 +120,7 @@ fn an_index_of_another_kind_or_a_broken_one_is_refused() {
         bytes[12] ^= 1;
         fs::write(part(index), bytes).unwrap();
     })
-    .complains(&["part-00000.part", "checksum"]);
+    .complains(&["part-00000.part", "expected checksum"]);
     spoiled("cut", &|index| fs::write(part(index), "").unwrap()).complains(&["part-00000.part"]);
     spoiled("gone", &|index| fs::remove_file(part(index)).unwrap()).complains(&["part-00000"]);
     spoiled("newer", &|index| {
@@ -135,7 +135,31 @@ fn an_index_of_another_kind_or_a_broken_one_is_refused() {
     dedup(&[&input], &dir.path().join("out2"), &more).exits(0);
     against(&unverified, &[]).complains(&["texts", "signatures alone"]);
     against(&unverified, &["--no-verify"]).exits(0);
+    against(&index, &["--no-verify"]).complains(&["made with --no-verify"]);
     // Nothing of another run is overwritten.
     let more = ["--write-index", text(&index), "--keep", "first"];
-    dedup(&[&input], &dir.path().join("out3"), &more).complains(&["not empty"]);
+    dedup(&[&input], &dir.path().join("out3"), &more).complains(&["holds an index already"]);
+}
+
+/// What an index holds only to link others is nobody's survivor.
+#[test]
+fn survivors_of_unverified_runs_are_in_a_dataset() {
+    let dir = temp();
+    let words = prose(1, 300, 1 << 40);
+    let document = |n: usize| line(&format!("d{n}"), &words[10 * n..200 + 10 * n].join(" "));
+    let first: String = (0..6).map(document).collect();
+    let second: String = (6..9).map(document).collect();
+    let first = write(dir.path().join("a.jsonl"), first);
+    let second = write(dir.path().join("b.jsonl"), second);
+    let index = dir.path().join("index");
+    let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+    dedup(&[&first], &one, &["--no-verify", "--write-index", text(&index)]).exits(0);
+    dedup(&[&second], &two, &["--no-verify", "--against", text(&index)]).exits(0);
+    let kept: Vec<String> = rows(&one).into_iter().map(|row| row.id).collect();
+    let gone = removed(&two);
+    assert!(!gone.is_empty());
+    assert!(gone.iter().all(|row| kept.contains(row.survivor.as_ref().unwrap())), "{gone:?}");
+    // An index among the inputs is not taken for documents.
+    let inputs = dir.path().to_str().unwrap();
+    forebay(["dedup", inputs, "--dry-run"]).exits(0);
 }

@@ -211,3 +211,55 @@ fn a_cluster_is_shown_with_its_differences() {
     assert!(text.contains("[-") || text.contains("{+"), "{text}");
     forebay(["inspect", path, "--cluster", "99999"]).exits(1);
 }
+
+#[test]
+fn annotated_documents_are_all_there_the_empty_ones_too() {
+    let dir = temp();
+    let lines = [("a", ""), ("b", "x y"), ("c", " "), ("d", "x y"), ("e", "")];
+    let lines: String = lines.iter().map(|(id, text)| line(id, text)).collect();
+    let input = write(dir.path().join("in.jsonl"), lines);
+    let out = dir.path().join("out");
+    dedup(&[&input], &out, &["--annotate"]).exits(0);
+    assert_eq!(ids(&out), ["a", "b", "c", "d", "e"]);
+    forebay(["verify", out.to_str().unwrap()]).exits(0);
+}
+
+#[test]
+fn what_is_no_number_is_no_score() {
+    let dir = temp();
+    let lines = "{\"id\":\"nan\",\"text\":\"a b\",\"score\":\"nan\"}\n{\"id\":\"low\",\"text\":\"a b\",\"score\":-1}\n";
+    let input = write(dir.path().join("in.jsonl"), lines);
+    let out = dir.path().join("out");
+    dedup(&[&input], &out, &["--keep", "score", "--score-field", "score"]).exits(0);
+    assert_eq!(ids(&out), ["low"]);
+}
+
+#[test]
+fn a_field_may_have_two_tasks_and_must_be_there() {
+    let dir = temp();
+    let input = write(dir.path().join("in.jsonl"), [line("u", "a"), line("u", "b")].concat());
+    let out = dir.path().join("out");
+    let by_id = ["--url-field", "id"];
+    dedup(&[&input], &out, &by_id).exits(0);
+    assert_eq!(rows(&out).len(), 1);
+    dedup(&[&input], &dir.path().join("typo"), &["--scope", "sources"])
+        .complains(&["field `sources`", "none"]);
+    dedup(&[&input], &dir.path().join("empty"), &["--scope", ""]).exits(2);
+    let inside = out.join("index");
+    dedup(&[&input], &out, &["--write-index", inside.to_str().unwrap()]).exits(2);
+}
+
+/// A dataset of a dataset: what `removed/` points to can be read again.
+#[test]
+fn clusters_of_a_dataset_are_shown_from_its_shards() {
+    let dir = temp();
+    let words = prose(1, 60, 1 << 40);
+    let lines = [line("a", &words.join(" ")), line("b", &words[..58].join(" "))];
+    let input = write(dir.path().join("in.jsonl"), lines.concat());
+    let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+    dedup(&[&input], &first, &["--no-fuzzy"]).exits(0);
+    dedup(&[&first], &second, &[]).exits(0);
+    let args = ["inspect", second.to_str().unwrap(), "--cluster", "1", "--json"];
+    let shown = forebay(args).exits(0).json();
+    assert_eq!(shown["documents"][0]["text"], words[..58].join(" "));
+}

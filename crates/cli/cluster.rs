@@ -44,7 +44,7 @@ pub fn show(path: &Path, number: u64, samples: usize, report: &mut Report) -> an
         }
         shown.push(json!({
             "id": member.origin.id,
-            "source": member.origin.source,
+            "file": member.origin.file,
             "position": member.origin.position,
             "reason": member.reason,
             "jaccard": member.jaccard,
@@ -58,7 +58,7 @@ pub fn show(path: &Path, number: u64, samples: usize, report: &mut Report) -> an
             .line(format!("      {} documents more: see `--samples`", format::count(more as u64)));
     }
     let keep = json!({
-        "id": survivor.id, "source": survivor.source, "position": survivor.position, "text": kept,
+        "id": survivor.id, "file": survivor.file, "position": survivor.position, "text": kept,
     });
     let result: Value =
         json!({ "cluster": number, "size": size, "survivor": keep, "documents": shown });
@@ -67,7 +67,7 @@ pub fn show(path: &Path, number: u64, samples: usize, report: &mut Report) -> an
 }
 
 fn describe(origin: &Origin) -> String {
-    format!("{} from {} at {}", origin.id, origin.source, origin.position)
+    format!("{} from {} at {}", origin.id, origin.file, origin.position)
 }
 
 fn similarity(member: &ClusterMember) -> String {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forebay_pipeline::{Execution, datatrove};
+use forebay_pipeline::{Execution, Steps, datatrove};
 use forebay_shard::input;
 use forebay_transform::dedup::datatrove::Parameters;
 use serde_json::json;
@@ -101,6 +101,10 @@ pub fn run(
 fn parameters(dedup: &DedupArgs) -> anyhow::Result<Parameters> {
     let steps = dedup.steps()?;
     let wrong = |what: &str| Err(Usage(format!("--compat datatrove: {what}")).into());
+    let plain = Steps { exact: true, fuzzy: steps.fuzzy, ..Steps::default() };
+    if steps != plain || !dedup.against().is_empty() || dedup.write_index().is_some() {
+        return wrong("expected only --ngram, --bands and --rows: it knows nothing else");
+    }
     match steps.fuzzy {
         None => wrong("expected fuzzy dedup, found --no-fuzzy"),
         Some(fuzzy) if fuzzy.unit == forebay_transform::dedup::shingle::Unit::Char => {

@@ -126,7 +126,7 @@ enum Keep {
     Score,
     /// The one from the input named first; of those the longest
     Source,
-    /// All: clusters are found and reported, nothing goes
+    /// All: clusters are found and counted, nothing goes; see --annotate
     None,
 }
 
@@ -235,6 +235,16 @@ impl DedupArgs {
         if indexes && !finds {
             let what = "an index holds signatures and hashes: expected exact, URL or fuzzy dedup";
             return Err(Usage(format!("{what}, found none of them")).into());
+        }
+        if steps.keep == KeepPolicy::None && !steps.cuts.is_empty() && !steps.cuts.mask {
+            let what = "duplicates would stay and be cut: expected --cuts mask, or another policy";
+            return Err(Usage(format!("--keep none: {what}")).into());
+        }
+        if steps.scope == Scope::Field(String::new()) {
+            return Err(Usage("--scope: expected the name of a field, found none".into()).into());
+        }
+        if steps.evals.as_ref().is_some_and(|evals| evals.inputs.iter().any(|i| i == "-")) {
+            return Err(Usage("--against-evals: expected files, found stdin".into()).into());
         }
         Ok(steps)
     }

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::args::{Global, Inputs, Output};
 use crate::format;
 use crate::progress::Bar;
-use crate::report::Report;
+use crate::report::{Report, Usage};
 
 /// A run of the pipeline, as a verb asks for it.
 pub struct Run<'a> {
@@ -48,6 +48,13 @@ impl<'a> Run<'a> {
             tmp_dir: global.tmp_dir.clone(),
             fresh: self.output.fresh,
         };
+        if let Some(index) = &self.options.write_index {
+            let [index, out] = [index, self.out].map(std::path::absolute);
+            if index?.starts_with(out?) {
+                let what = "expected a directory outside of --out, found one inside";
+                return Err(Usage(format!("--write-index: {what}")).into());
+            }
+        }
         let stop = stop_on_signals()?;
         let start = Instant::now();
         let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop);
@@ -120,7 +127,7 @@ impl Run<'_> {
             report.line(format!("index {:>40}   in {}", "", index.display()));
         }
         report.json(json!({
-            "out": self.out,
+            "out": (!self.dry).then_some(self.out),
             "already": already,
             "resumed": resumed,
             "seconds": took.as_secs_f64(),
@@ -130,7 +137,7 @@ impl Run<'_> {
             "counts": counts,
             "large_clusters": manifest.large_clusters,
             "shards": manifest.shards,
-            "removed": manifest.removed,
+            "removed": if self.dry { &[][..] } else { &manifest.removed },
             "tokenizer": manifest.tokenizer,
         }));
         if !counts.skipped.is_empty() {

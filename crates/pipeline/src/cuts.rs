@@ -5,6 +5,7 @@
 //! ```
 //! Of equal pieces the first one stays, in the order of the inputs.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable, cast_slice};
@@ -21,7 +22,7 @@ use crate::plan::{Cuts as Options, Execution};
 use crate::progress::{Progress, Unit};
 use crate::sort::{Record, Sorter};
 use crate::spool::Row;
-use crate::survivors::{Fate, Survivors};
+use crate::survivors::Survivors;
 use crate::work::Work;
 use crate::{Error, Result};
 
@@ -147,12 +148,14 @@ pub(crate) fn run(
             load(work).ok_or_else(|| forebay_shard::Error::file(&work.path(FILE), "has gone"))?
         }
     };
+    let mut gone = HashMap::new();
     for same in cuts.all().chunk_by(|a, b| a.document == b.document) {
         // What is cut from start to end leaves nothing.
         if !options.mask && same.len() == 1 && same[0].start == 0 && same[0].end == u32::MAX {
-            survivors.drop(same[0].document, Fate::Cut);
+            gone.insert(same[0].document, same[0].first);
         }
     }
+    survivors.cut_away(&gone);
     Ok(cuts)
 }
 
@@ -184,7 +187,8 @@ fn find(
     })?;
 
     let documents = corpus.documents();
-    let mut by_document = Sorter::new(&work.scratch("cuts"), expected / 4, memory_bytes / 2, threads);
+    let mut by_document =
+        Sorter::new(&work.scratch("cuts"), expected / 4, memory_bytes / 2, threads);
     let repeated = |pieces: &[Hashed]| {
         check()?;
         let mut cuts = Vec::new();
@@ -310,7 +314,8 @@ fn pieces(
 /// Adds a cut to those of one document, which start at `first` and come in order.
 fn join(merged: &mut Vec<Cut>, first: usize, mut cut: Cut) {
     if let Some(last) = merged[first..].last_mut() {
-        if cut.start <= last.end && cut.reason == last.reason {
+        let touches = cut.start < last.end || cut.start == last.end && cut.first == last.first;
+        if touches && cut.reason == last.reason {
             last.end = last.end.max(cut.end);
             return;
         }

@@ -77,15 +77,20 @@ pub(crate) struct Ranks {
     keep: Keep,
     /// Below this, documents are those of indexes: they come first.
     old: u32,
+    /// Of those: what went, and only links others.
+    bridges: Vec<bool>,
     lengths: Vec<u32>,
     scores: Vec<u64>,
 }
 
 impl Ranks {
     fn new(corpus: &Corpus, keep: Keep) -> Result<Self> {
-        let (mut lengths, mut scores) = (Vec::new(), Vec::new());
+        let (mut lengths, mut scores, mut bridges) = (Vec::new(), Vec::new(), Vec::new());
         for (number, part) in corpus.parts().iter().enumerate() {
             lengths.extend(part.lengths()?);
+            if corpus.first(number) < corpus.old() && part.footer.documents > 0 {
+                bridges.extend(part.column::<u8>(spool::STAYS)?.iter().map(|&stays| stays == 0));
+            }
             match keep {
                 // What belongs to an index has no score and needs none.
                 Keep::Score | Keep::Source if corpus.first(number) < corpus.old() => {
@@ -95,17 +100,17 @@ impl Ranks {
                 Keep::Longest | Keep::First | Keep::None => {}
             }
         }
-        Ok(Self { keep, old: corpus.old(), lengths, scores })
+        Ok(Self { keep, old: corpus.old(), bridges, lengths, scores })
     }
 
     pub(crate) fn weight(&self, document: u32) -> u64 {
         if document < self.old {
-            return u64::MAX;
+            return u64::MAX - u64::from(self.bridges[document as usize]);
         }
         match self.keep {
             Keep::Longest => u64::from(self.lengths[document as usize]),
             Keep::First | Keep::None => 0,
-            Keep::Score | Keep::Source => self.scores[document as usize].min(u64::MAX - 1),
+            Keep::Score | Keep::Source => self.scores[document as usize].min(u64::MAX - 4),
         }
     }
 }
@@ -182,7 +187,9 @@ impl Stage<'_> {
             self.check()?;
             let first = self.corpus.first(number);
             for (document, key) in (first..).zip(part.column::<u128>(column)?) {
-                if key != 0 && matches!(survivors.fate(document), Fate::Kept | Fate::Old) {
+                let bridge = document < self.corpus.old() && self.ranks.bridges[document as usize];
+                let alive = matches!(survivors.fate(document), Fate::Kept | Fate::Old);
+                if key != 0 && alive && !bridge {
                     let (high, low) = ((key >> 64) as u64, key as u64);
                     sorter.push(Equal { high, low, document, reserved: 0 })?;
                 }
@@ -262,7 +269,7 @@ impl Stage<'_> {
     fn merge(&self, clusters: Clusters, survivors: &mut Survivors) {
         let weight = |document: u32| match survivors.fate(document) {
             Fate::Kept => self.ranks.weight(document).saturating_add(1),
-            Fate::Old => u64::MAX,
+            Fate::Old => self.ranks.weight(document),
             _ => 0,
         };
         let best = clusters.survivors(weight);

@@ -22,12 +22,24 @@ pub enum Error {
         "{out} is not empty and holds no dataset: expected a new or empty directory, found {found}"
     )]
     NotEmpty { out: PathBuf, found: String },
+    #[error("evaluation sets: {source}")]
+    Evals { source: forebay_shard::Error },
+    #[error("{inputs}: expected evaluation records of at least {ngram} words, found none")]
+    NoEvals { inputs: String, ngram: usize },
+    #[error("expected a field `{name}` in at least one document, found it in none")]
+    NoField { name: String },
+    #[error("{path} holds an index already: expected a new or empty directory")]
+    IndexThere { path: PathBuf },
+    #[error("{path}: part of an index: expected checksum {checksum:016x}, found another")]
+    BrokenIndex { path: PathBuf, checksum: u64 },
     #[error("{path}: expected an index with index.json, found none")]
     NoIndex { path: PathBuf },
     #[error("{path}: expected an index of parameters {expected}, found {found}")]
     OtherIndex { path: PathBuf, expected: String, found: String },
     #[error("{path}: expected an index with texts to compare, found signatures alone")]
     IndexLacksTexts { path: PathBuf },
+    #[error("{path}: expected an index made with --no-verify, found one of compared texts")]
+    IndexIsVerified { path: PathBuf },
     #[error("{inputs}: expected at least one document, found none")]
     NoDocuments { inputs: String },
     #[error("expected at most 4,294,967,295 documents, found more")]
@@ -48,12 +60,24 @@ impl Error {
                 Some("`--fresh` throws it away; its own command, run again, finishes it".into())
             }
             Self::NotEmpty { .. } => Some("give another `--out`".into()),
+            Self::Evals { .. } => {
+                Some("see `--against-evals`, and `--eval-field` for where their text is".into())
+            }
+            Self::NoEvals { .. } => {
+                Some("see `--eval-field`, and `--eval-ngram` for shorter n-grams".into())
+            }
+            Self::NoField { .. } => Some("check how it is spelt".into()),
+            Self::IndexThere { .. } => Some("give another `--write-index`, or delete it".into()),
+            Self::BrokenIndex { .. } => Some("make it again with `--write-index`".into()),
             Self::NoIndex { .. } => Some("`--write-index` of an earlier run makes one".into()),
             Self::OtherIndex { .. } => {
                 Some("give the options that the index was made with, or make a new one".into())
             }
             Self::IndexLacksTexts { .. } => {
                 Some("`--no-verify` goes without; or make the index without `--no-verify`".into())
+            }
+            Self::IndexIsVerified { .. } => {
+                Some("leave `--no-verify` out; or make the index with `--no-verify`".into())
             }
             Self::NoDocuments { .. } => {
                 Some("see how an input is read with `forebay inspect INPUT`".into())

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use forebay_shard::input::{self, Cursor};
 use forebay_transform::dedup::shingle::{self, Shingler, Unit};
 
-use crate::Result;
 use crate::plan::EvalOptions;
+use crate::{Error, Result};
 
 /// The n-grams of all evaluation sets. Memory: about 16 B an n-gram.
 pub(crate) struct Evals {
@@ -25,11 +25,13 @@ impl Evals {
     /// # Errors
     /// A file that cannot be read, a record that is none.
     pub(crate) fn read(options: &EvalOptions, input: &input::Options) -> Result<Self> {
+        // The sets are what they are, however the corpus is read.
         let input = input::Options {
             text_field: options.text_field.clone(),
-            extra: Vec::new(),
-            ..input.clone()
+            id_field: input.id_field.clone(),
+            ..input::Options::default()
         };
+        let wrap = |source| Error::Evals { source };
         let mut evals = Self {
             ngram: options.ngram,
             ngrams: HashMap::default(),
@@ -37,10 +39,10 @@ impl Evals {
             short: 0,
         };
         let mut shingler = Shingler::default();
-        for source in input::discover(&options.inputs, &input, None)? {
+        for source in input::discover(&options.inputs, &input, None).map_err(wrap)? {
             let mut cursor = Cursor::new(&source, &input, 4 << 20, &Arc::default());
-            while let Some(part) = cursor.next_part()? {
-                let documents = part.parse(&input)?.documents;
+            while let Some(part) = cursor.next_part().map_err(wrap)? {
+                let documents = part.parse(&input).map_err(wrap)?.documents;
                 for at in 0..documents.len() {
                     let name =
                         format!("{} of {}", documents.ids.get(at), documents.sources.get(at));
@@ -48,7 +50,17 @@ impl Evals {
                 }
             }
         }
+        if evals.ngrams.is_empty() {
+            let (inputs, ngram) = (options.inputs.join(" "), options.ngram);
+            return Err(Error::NoEvals { inputs, ngram });
+        }
         Ok(evals)
+    }
+
+    /// Equal sets of n-grams have equal ones.
+    pub(crate) fn fingerprint(&self) -> String {
+        let sum = self.ngrams.keys().fold(0_u64, |sum, &key| sum.wrapping_add(key.rotate_left(7)));
+        format!("{} {} {sum:016x}", self.ngram, self.ngrams.len())
     }
 
     fn add(&mut self, name: String, text: &str, shingler: &mut Shingler) {

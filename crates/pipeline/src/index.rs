@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use forebay_shard::{Document, Documents, Error as ShardError};
-use forebay_store::{create_dir, publish_bytes};
+use forebay_store::{NewFile, create_dir, publish_bytes};
 use forebay_transform::dedup::Fuzzy;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ use crate::corpus::Corpus;
 use crate::part::Part;
 use crate::plan::{Scope, Steps};
 use crate::spool::{self, Keys, Notes};
-use crate::survivors::Survivors;
+use crate::survivors::{Fate, Survivors};
 use crate::work::Work;
 use crate::{Error, Result};
 
@@ -110,8 +110,14 @@ impl Index {
             let (expected, found) = (as_json(&expected), as_json(found));
             return Err(Error::OtherIndex { path: directory.to_path_buf(), expected, found });
         }
-        if steps.fuzzy.is_some_and(|fuzzy| fuzzy.verify) && !self.texts {
-            return Err(Error::IndexLacksTexts { path: directory.to_path_buf() });
+        match steps.fuzzy {
+            Some(fuzzy) if fuzzy.verify && !self.texts => {
+                return Err(Error::IndexLacksTexts { path: directory.to_path_buf() });
+            }
+            Some(fuzzy) if !fuzzy.verify && self.texts => {
+                return Err(Error::IndexIsVerified { path: directory.to_path_buf() });
+            }
+            _ => {}
         }
         self.parts(directory)
     }
@@ -129,8 +135,7 @@ impl Index {
             let Some(part) = part else {
                 // Says why, if it cannot be opened at all.
                 forebay_store::File::open(&path)?;
-                let what = format!("checksum {:016x} over its documents", entry.checksum);
-                return Err(ShardError::corrupt(&path, "part of an index", what, "another").into());
+                return Err(Error::BrokenIndex { path, checksum: entry.checksum });
             };
             parts.push(part);
         }
@@ -177,9 +182,16 @@ pub(crate) fn refuse_foreign(directory: &Path, run: &str) -> Result<()> {
     if Index::read(directory).is_ok_and(|index| index.run == run) {
         return Ok(());
     }
-    let Ok(entries) = std::fs::read_dir(directory) else { return Ok(()) };
+    create_dir(directory)?;
+    // Sooner than after hours of work.
+    NewFile::create(&directory.join("probe"))?;
+    let entries =
+        std::fs::read_dir(directory).map_err(|e| forebay_store::Error::io("list", directory, e))?;
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let ours = |name: &String| name.starts_with("part-") && !directory.join(FILE).exists();
+    let ours = |name: &String| name.starts_with("part-");
+    if directory.join(FILE).exists() {
+        return Err(Error::IndexThere { path: directory.to_path_buf() });
+    }
     match names.filter(|name| !ours(name)).min() {
         None => Ok(()),
         Some(found) => Err(Error::NotEmpty { out: directory.to_path_buf(), found }),
@@ -197,7 +209,8 @@ pub(crate) fn write(
     create_dir(directory)?;
     let texts = options.steps.fuzzy.is_some_and(|fuzzy| fuzzy.verify);
     // Where texts are not compared, a duplicate that went may link two others.
-    let bridges = |document| !texts && survivors.fate(document).is_duplicate();
+    let links = options.steps.fuzzy.is_some_and(|fuzzy| !fuzzy.verify);
+    let bridges = |document| links && survivors.fate(document) == Fate::Fuzzy;
     let (mut parts, mut documents) = (Vec::new(), 0_u64);
     for (number, part) in corpus.parts().iter().enumerate() {
         let first = corpus.first(number);
@@ -210,7 +223,12 @@ pub(crate) fn write(
         }
         let file = format!("part-{:05}.part", parts.len());
         let path = directory.join(&file);
-        copy(part, &stay, &options.steps, texts, &path)?;
+        let stays = match part.column(spool::STAYS) {
+            Ok(stays) if old => stays,
+            _ if old => vec![1; part.footer.documents as usize],
+            _ => (0..part.footer.documents).map(|d| u8::from(survivors.stays(first + d))).collect(),
+        };
+        copy(part, &stay, &stays, &options.steps, texts, &path)?;
         let Some(made) = Part::open(&path) else {
             return Err(ShardError::file(&path, "changed under the run").into());
         };
@@ -229,7 +247,14 @@ pub(crate) fn write(
 }
 
 /// Writes some documents of a part as a part of their own, in input order.
-fn copy(part: &Part, stay: &[u32], steps: &Steps, texts: bool, path: &Path) -> Result<()> {
+fn copy(
+    part: &Part,
+    stay: &[u32],
+    stays: &[u8],
+    steps: &Steps,
+    texts: bool,
+    path: &Path,
+) -> Result<()> {
     let mut documents = Documents::default();
     for &ordinal in stay {
         let row = part.row_of(ordinal)?;
@@ -241,7 +266,8 @@ fn copy(part: &Part, stay: &[u32], steps: &Steps, texts: bool, path: &Path) -> R
     fn pick<T: Copy>(column: &[T], stay: &[u32]) -> Vec<T> {
         stay.iter().map(|&ordinal| column[ordinal as usize]).collect()
     }
-    let mut keys = Keys { lengths: pick(&part.lengths()?, stay), ..Keys::default() };
+    let (lengths, stays) = (pick(&part.lengths()?, stay), pick(stays, stay));
+    let mut keys = Keys { lengths, stays, ..Keys::default() };
     if steps.exact {
         keys.exact = pick(&part.column(spool::EXACT)?, stay);
     }

@@ -167,6 +167,8 @@ pub(crate) struct Plan {
     pub(crate) options: Options,
     /// blake3 of the tokenizer's file.
     pub(crate) tokenizer: Option<String>,
+    /// What the evaluation sets hold.
+    pub(crate) evals: Option<String>,
     /// What the indexes held that the run goes against.
     pub(crate) indexes: Vec<String>,
     /// Text of a spool part, about.
@@ -206,7 +208,8 @@ impl Plan {
             files,
             self.options,
             self.tokenizer,
-            self.indexes
+            self.indexes,
+            self.evals
         ]);
         blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
     }
@@ -250,6 +253,8 @@ impl Plan {
             Some("options")
         } else if self.indexes != earlier.indexes {
             Some("indexes")
+        } else if self.evals != earlier.evals {
+            Some("evaluation sets")
         } else if comparable.tokenizer != earlier.tokenizer {
             Some("tokenizer")
         } else {

@@ -7,6 +7,7 @@ use forebay_transform::dedup::minhash;
 
 use crate::Result;
 use crate::corpus::Corpus;
+use crate::spool::Row;
 use crate::survivors::Fate;
 use crate::work::Work;
 use crate::write::Outcome;
@@ -24,6 +25,13 @@ pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> 
     create_dir(&work.out.join(REMOVED))?;
     let file = format!("{REMOVED}/removed-00000.parquet");
     let mut writer = RemovedWriter::create(&work.out.join(&file))?;
+    let files = work.plan.files().map(|file| file.is_shard.then(|| file.name()));
+    let files: Vec<Option<String>> = files.collect();
+    // What comes from an index was read by another run.
+    let shard = |document: u32, row: &Row| {
+        let own = document >= corpus.old();
+        files.get(row.file as usize).filter(|_| own).and_then(Option::as_deref)
+    };
     let mut cuts = cuts.iter().peekable();
     for (part, first) in corpus.own() {
         let mut matches = part.footer.matches.iter().peekable();
@@ -42,14 +50,25 @@ pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> 
             (id, source) = part.names(&row)?;
             (removed.id, removed.source) = (&id, &source);
             removed.position = Some(row.position);
+            removed.file = shard(document, &row);
             if !stays {
-                if let Some(cluster) = clustering.of(document) {
+                if fate == Fate::Cut {
+                    if let Some(cut) = cuts.peek() {
+                        let (there, row) = corpus.row(cut.first)?;
+                        survivor_names = there.names(&row)?;
+                        removed.survivor = Some(&survivor_names.0);
+                        removed.survivor_source = Some(&survivor_names.1);
+                        removed.survivor_position = Some(row.position);
+                        removed.survivor_file = shard(cut.first, &row);
+                    }
+                } else if let Some(cluster) = clustering.of(document) {
                     let survivor = survivors.survivor(document);
                     let (there, row) = corpus.row(survivor)?;
                     survivor_names = there.names(&row)?;
                     removed.survivor = Some(&survivor_names.0);
                     removed.survivor_source = Some(&survivor_names.1);
                     removed.survivor_position = Some(row.position);
+                    removed.survivor_file = shard(survivor, &row);
                     removed.cluster = Some(u64::from(cluster));
                     removed.cluster_size = Some(clustering.size(cluster));
                     removed.jaccard = survivors.jaccard(document);
@@ -74,6 +93,8 @@ pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> 
                     survivor: Some(&first),
                     survivor_source: Some(&first_source),
                     survivor_position: Some(row.position),
+                    survivor_file: shard(cut.first, &row),
+                    file: removed.file,
                     detail: Some(&detail),
                     id: &id,
                     source: &source,
@@ -136,6 +157,10 @@ pub(crate) fn large_clusters(outcome: &Outcome<'_>) -> Result<Vec<LargeCluster>>
         let mut samples = Vec::new();
         for document in members {
             let text = corpus.text(document)?;
+            if text.is_empty() {
+                // Texts are not stored.
+                continue;
+            }
             let words: Vec<&str> = text.split_whitespace().take(SHOWN_CHARACTERS).collect();
             samples.push(words.join(" ").chars().take(SHOWN_CHARACTERS).collect());
         }

@@ -13,6 +13,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::corpus::Corpus;
 use crate::evals::Evals;
 use crate::index::{self as dedup_index, Index};
+use crate::part::Part;
 use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
 use crate::survivors::Survivors;
@@ -63,6 +64,7 @@ pub fn run(
         sources,
         options,
         tokenizer: vocabulary.map(|vocabulary| vocabulary.blake3.clone()),
+        evals: evals.as_ref().map(|evals| evals.fingerprint()),
         indexes: against.iter().map(Index::fingerprint).collect(),
         part_bytes: Plan::part_bytes(input_bytes),
         spool: out.to_path_buf(),
@@ -95,6 +97,13 @@ pub fn run(
             old.extend(index.open(path, steps)?);
         }
         let parts = read::run(&work, evals.as_ref(), execution, progress)?;
+        for (at, field) in work.plan.options.input.extra.iter().enumerate() {
+            let found = |part: &Part| part.footer.fields.get(at) == Some(&true);
+            let documents = parts.iter().any(|part| part.footer.documents > 0);
+            if documents && !parts.iter().any(found) {
+                return Err(Error::NoField { name: field.name.clone() });
+            }
+        }
         let corpus = Corpus::new(old, parts)?;
         let mut survivors = dedup::run(&work, &corpus, execution, progress)?;
         let cuts = cuts::run(&work, &corpus, &mut survivors, execution, progress)?;

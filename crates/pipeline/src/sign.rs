@@ -111,7 +111,7 @@ impl<'a> Signer<'a> {
             Keep::Score => {
                 let name = self.steps.score_field.as_deref().unwrap_or_default();
                 let score = self.field(name, documents, at).parse::<f64>();
-                Some(score.map_or(0, in_order))
+                Some(score.ok().filter(|score| !score.is_nan()).map_or(0, in_order))
             }
         }
     }

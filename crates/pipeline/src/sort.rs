@@ -17,56 +17,85 @@ pub(crate) trait Record: Pod + Ord + Send + Sync {
 
 /// Takes records in any order and gives them back sorted, partition by partition.
 ///
-/// Cost: records are written and read once if they do not fit into memory, never otherwise.
-/// Memory: a quarter of the budget for buffers, the rest for the partitions being sorted.
+/// Cost: records are written and read once if they do not fit into memory, never otherwise; once
+/// more if there are many more of them than expected.
+/// Memory: half of the budget for what waits, the rest for the partitions being sorted. Records of
+/// one key are held together, however many there are.
 pub(crate) struct Sorter<R> {
     name: PathBuf,
     partitions: Vec<Partition<R>>,
-    /// Records of a partition that stay in memory before they are written.
-    most: usize,
+    memory_bytes: u64,
+    threads: usize,
+    /// Records in buffers.
+    held: u64,
+    /// Keys from the first to the last.
+    first: u64,
+    last: u64,
 }
 
 struct Partition<R> {
     buffer: Vec<R>,
     spilled: Option<NewFile>,
+    /// Keys from the first to the last.
+    first: u64,
+    last: u64,
 }
 
 const MIN_PARTITION_BYTES: u64 = 64 << 10;
-const MAX_PARTITIONS: u64 = 4096;
-const MIN_BUFFER_BYTES: u64 = 4 << 10;
+const MAX_PARTITIONS: u64 = 1024;
 
 impl<R: Record> Sorter<R> {
     /// For about `expected` records; scratch files are called `name` and a number.
     pub(crate) fn new(name: &Path, expected: u64, memory_bytes: u64, threads: usize) -> Self {
+        Self::between(name, expected, memory_bytes, threads, 0, u64::MAX)
+    }
+
+    fn between(
+        name: &Path,
+        expected: u64,
+        memory_bytes: u64,
+        threads: usize,
+        first: u64,
+        last: u64,
+    ) -> Self {
         let bytes = expected.saturating_mul(size_of::<R>() as u64);
-        // Each thread sorts one partition while results of two more wait.
-        let partition_bytes = (memory_bytes / (4 * threads.max(1) as u64)).max(MIN_PARTITION_BYTES);
-        let enough = bytes.div_ceil(partition_bytes);
+        let enough = bytes.div_ceil(Self::partition_bytes(memory_bytes, threads));
         let parallel = (bytes / MIN_PARTITION_BYTES).min(4 * threads.max(1) as u64);
-        let partitions = enough.max(parallel).clamp(1, MAX_PARTITIONS);
-        let most = if bytes <= memory_bytes / 2 {
-            usize::MAX
-        } else {
-            let buffer_bytes = (memory_bytes / 4 / partitions).max(MIN_BUFFER_BYTES);
-            usize::try_from(buffer_bytes).unwrap_or(usize::MAX) / size_of::<R>()
-        };
-        let partitions = (0..partitions).map(|_| Partition { buffer: Vec::new(), spilled: None });
-        Self { name: name.to_path_buf(), partitions: partitions.collect(), most }
+        let count = enough.max(parallel).clamp(1, MAX_PARTITIONS);
+        let keys = u128::from(last - first) + 1;
+        let bound = |number: u64| (keys * u128::from(number)).div_ceil(u128::from(count));
+        let partitions = (0..count).map(|number| Partition {
+            buffer: Vec::new(),
+            spilled: None,
+            first: first + bound(number) as u64,
+            last: first + (bound(number + 1) - 1) as u64,
+        });
+        let (name, partitions) = (name.to_path_buf(), partitions.collect());
+        Self { name, partitions, memory_bytes, threads, held: 0, first, last }
+    }
+
+    /// Each thread sorts one partition while results of two more wait.
+    fn partition_bytes(memory_bytes: u64, threads: usize) -> u64 {
+        (memory_bytes / (4 * threads.max(1) as u64)).max(MIN_PARTITION_BYTES)
     }
 
     pub(crate) fn push(&mut self, record: R) -> Result<()> {
-        let number = (u128::from(record.key()) * self.partitions.len() as u128) >> 64;
-        let number = number as usize;
-        let partition = &mut self.partitions[number];
-        partition.buffer.push(record);
-        if partition.buffer.len() >= self.most {
-            partition.spill(&self.name, number)?;
+        let keys = u128::from(self.last - self.first) + 1;
+        let place = u128::from(record.key() - self.first);
+        let number = (place * self.partitions.len() as u128 / keys) as usize;
+        self.partitions[number].buffer.push(record);
+        self.held += 1;
+        if self.held * size_of::<R>() as u64 > self.memory_bytes / 2 {
+            for (number, partition) in self.partitions.iter_mut().enumerate() {
+                partition.spill(&self.name, number)?;
+            }
+            self.held = 0;
         }
         Ok(())
     }
 
-    /// Hands out all records in order of their partitions, each partition sorted: `work` on many
-    /// threads, what it makes to `take`, in order.
+    /// Hands out all records in order of their keys, some partitions of keys at a time, each
+    /// sorted: `work` on many threads, what it makes to `take`, in order.
     ///
     /// With `repeated`, records that are alone with their key may be left out.
     pub(crate) fn sorted<T: Send>(
@@ -76,23 +105,33 @@ impl<R: Record> Sorter<R> {
         work: impl Fn(&[R]) -> Result<T> + Sync,
         mut take: impl FnMut(T) -> Result<()> + Send,
     ) -> Result<()> {
+        let most_bytes = 2 * Self::partition_bytes(self.memory_bytes, self.threads);
         let partitions: Vec<_> = self.partitions.into_iter().map(|p| Mutex::new(Some(p))).collect();
+        let name = &self.name;
         let work = |number: usize| {
             let partition: &Mutex<Option<Partition<R>>> = &partitions[number];
             let partition = partition.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let mut records = partition.map_or(Ok(Vec::new()), Partition::load)?;
-            if repeated {
-                drop_singles(&mut records);
+            let mut made = Vec::new();
+            if let Some(partition) = partition {
+                let name = name.with_extension(format!("{number}"));
+                partition.sorted(&name, most_bytes, repeated, &mut |records| {
+                    made.push(work(records)?);
+                    Ok(())
+                })?;
             }
-            records.sort_unstable();
-            work(&records)
+            Ok(made)
         };
-        ordered(threads, partitions.len(), work, |_, made| take(made))
+        ordered(threads, partitions.len(), work, |_, made: Vec<T>| {
+            made.into_iter().try_for_each(&mut take)
+        })
     }
 }
 
 impl<R: Record> Partition<R> {
     fn spill(&mut self, name: &Path, number: usize) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         let file = match &mut self.spilled {
             Some(file) => file,
             empty => {
@@ -106,19 +145,63 @@ impl<R: Record> Partition<R> {
         Ok(())
     }
 
-    /// All records; the file is deleted.
-    fn load(self) -> Result<Vec<R>> {
-        let Self { mut buffer, spilled } = self;
-        if let Some(file) = spilled {
-            let size = usize::try_from(file.written()).unwrap_or(usize::MAX) / size_of::<R>();
-            let mut records = vec![R::zeroed(); size + buffer.len()];
-            File::open(file.temporary())?.read_at(0, cast_slice_mut(&mut records[..size]))?;
-            records[size..].copy_from_slice(&buffer);
-            buffer = records;
+    fn bytes(&self) -> u64 {
+        let spilled = self.spilled.as_ref().map_or(0, NewFile::written);
+        spilled + size_of_val(&self.buffer[..]) as u64
+    }
+
+    /// Sorts what is there; what is too much for memory is split by key once more.
+    fn sorted(
+        self,
+        name: &Path,
+        most_bytes: u64,
+        repeated: bool,
+        work: &mut dyn FnMut(&[R]) -> Result<()>,
+    ) -> Result<()> {
+        if self.bytes() > most_bytes && self.last > self.first {
+            let expected = self.bytes() / size_of::<R>() as u64;
+            let (first, last) = (self.first, self.last);
+            let mut parts = Sorter::between(name, expected, most_bytes, 1, first, last);
+            self.each(|record| parts.push(record))?;
+            for (number, part) in parts.partitions.into_iter().enumerate() {
+                // Half as many keys at least: this comes to an end.
+                let name = name.with_extension(format!("{number}-"));
+                part.sorted(&name, most_bytes, repeated, work)?;
+            }
+            return Ok(());
         }
-        Ok(buffer)
+        let mut records = Vec::with_capacity(self.bytes() as usize / size_of::<R>());
+        self.each(|record| {
+            records.push(record);
+            Ok(())
+        })?;
+        if repeated {
+            drop_singles(&mut records);
+        }
+        records.sort_unstable();
+        work(&records)
+    }
+
+    /// All records, in the order they came; the file is deleted.
+    fn each(self, mut each: impl FnMut(R) -> Result<()>) -> Result<()> {
+        if let Some(file) = &self.spilled {
+            let spilled = File::open(file.temporary())?;
+            let mut block = vec![R::zeroed(); BLOCK_RECORDS];
+            let mut at = 0;
+            while at < file.written() {
+                let left = (file.written() - at) / size_of::<R>() as u64;
+                let count = usize::try_from(left).unwrap_or(BLOCK_RECORDS).min(BLOCK_RECORDS);
+                spilled.read_at(at, cast_slice_mut(&mut block[..count]))?;
+                at += size_of_val(&block[..count]) as u64;
+                block[..count].iter().try_for_each(|&record| each(record))?;
+            }
+        }
+        self.buffer.into_iter().try_for_each(each)
     }
 }
+
+/// Records read at once.
+const BLOCK_RECORDS: usize = 4 << 10;
 
 /// Drops most records that are alone with their key: two bits a slot, for slots by key, tell
 /// whether a second one came. Sorting, the dearer part, is left with what may have company.
@@ -154,9 +237,14 @@ mod tests {
         }
     }
 
-    fn groups(pairs: &[Pair], memory_bytes: u64, threads: usize, repeated: bool) -> Vec<Vec<Pair>> {
+    fn groups(
+        pairs: &[Pair],
+        expected: u64,
+        memory_bytes: u64,
+        threads: usize,
+        repeated: bool,
+    ) -> Vec<Vec<Pair>> {
         let dir = tempfile::tempdir().unwrap();
-        let expected = pairs.len() as u64;
         let mut sorter = Sorter::new(&dir.path().join("sort"), expected, memory_bytes, threads);
         pairs.iter().for_each(|&pair| sorter.push(pair).unwrap());
         let mut found = Vec::new();
@@ -173,7 +261,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
         fn equals_a_sort_in_memory(
-            keys in prop::collection::vec(0..2_000_u64, 0..3_000),
+            keys in prop::collection::vec(0..2_000_u64, 0..20_000),
             repeated: bool,
             threads in 1..4_usize,
         ) {
@@ -186,9 +274,13 @@ mod tests {
                 .filter(|group| group.len() > 1 || !repeated)
                 .map(<[Pair]>::to_vec)
                 .collect();
-            // In memory, and all of it through files.
+            // In memory, all of it through files, and more of it than was expected.
             for memory_bytes in [1 << 30, 0] {
-                prop_assert_eq!(&groups(&pairs, memory_bytes, threads, repeated), &expected);
+                for scale in [1, 0] {
+                    let expecting = scale * pairs.len() as u64;
+                    let found = groups(&pairs, expecting, memory_bytes, threads, repeated);
+                    prop_assert_eq!(&found, &expected);
+                }
             }
         }
     }

@@ -11,6 +11,7 @@
 //! scores     8 B × documents   what to keep by; more is better   (if scores decide)
 //! bands      8 B × documents × bands, band after band; 0: none   (with fuzzy dedup)
 //! sketches   1 B × documents × rows of the signature             (with fuzzy dedup)
+//! stays      1 B × documents   0: went, and links others         (in an index)
 //! footer    JSON: counts, places of the sections, what was skipped; its length, magic
 //! ```
 //! Scratch, never synced: the footer holds a checksum of everything before it, and a run that
@@ -37,6 +38,7 @@ pub(crate) const URLS: &str = "urls";
 pub(crate) const SCORES: &str = "scores";
 pub(crate) const BANDS: &str = "bands";
 pub(crate) const SKETCHES: &str = "sketches";
+pub(crate) const STAYS: &str = "stays";
 
 /// One document.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -74,6 +76,8 @@ pub(crate) struct Keys {
     /// `[documents, rows]`
     pub(crate) sketches: Vec<u8>,
     pub(crate) matches: Vec<Match>,
+    /// In an index: 1 for what stayed, 0 for what only links others.
+    pub(crate) stays: Vec<u8>,
 }
 
 /// A document that shares an n-gram with an evaluation set.
@@ -98,6 +102,8 @@ pub(crate) struct Footer {
     pub(crate) replaced: u64,
     /// In order of their documents.
     pub(crate) matches: Vec<Match>,
+    /// Which of the further fields are there, in one document at least.
+    pub(crate) fields: Vec<bool>,
     pub(crate) sections: Vec<Section>,
     /// Where the last section ends.
     pub(crate) end: u64,
@@ -190,6 +196,7 @@ pub(crate) fn write(
     }
     section(&mut out, BANDS, cast_slice(&columns))?;
     section(&mut out, SKETCHES, &keys.sketches)?;
+    section(&mut out, STAYS, &keys.stays)?;
     out.flush()?;
 
     let footer = Footer {
@@ -200,6 +207,7 @@ pub(crate) fn write(
         skipped: notes.skipped,
         replaced: notes.replaced,
         matches: keys.matches,
+        fields: documents.extra.iter().map(|values| values.bytes() > 0).collect(),
         sections,
         end: out.written(),
         checksum: out.checksum.digest(),

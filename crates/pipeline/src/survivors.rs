@@ -1,5 +1,7 @@
 //! Survivors: the outcome of dedup, document by document.
 
+use std::collections::{HashMap, HashSet};
+
 use forebay_shard::manifest::Counts;
 use forebay_store::{Map, NewFile};
 use serde::{Deserialize, Serialize};
@@ -82,9 +84,22 @@ impl Survivors {
         self.fate[document as usize] = fate;
     }
 
-    /// Lets a document go for none.
-    pub(crate) fn drop(&mut self, document: u32, fate: Fate) {
-        self.fate[document as usize] = fate;
+    /// Lets documents go of which nothing is left: all that they hold stands in another, which
+    /// takes their place in their clusters too.
+    pub(crate) fn cut_away(&mut self, gone: &HashMap<u32, u32>) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut moved = HashSet::new();
+        for document in 0..self.documents() {
+            let survivor = self.survivor(document);
+            if let Some(&other) = gone.get(&survivor).filter(|_| survivor != document) {
+                self.survivor[document as usize] = other;
+                moved.insert(document);
+            }
+        }
+        self.jaccard.retain(|(document, _)| !moved.contains(document));
+        gone.keys().for_each(|&document| self.fate[document as usize] = Fate::Cut);
     }
 
     /// Makes every document point to the one that stays at the end of its chain: a survivor of

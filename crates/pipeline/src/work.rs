@@ -222,6 +222,9 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
     if manifest.lineage.fingerprint != plan.fingerprint() {
         return Err(other("inputs, options or tokenizer"));
     }
+    if plan.options.write_index.as_ref().is_some_and(|index| !crate::index::is_index(index)) {
+        return Err(other("index: the one it wrote has gone"));
+    }
     if plan.reads_stdin() {
         return Err(other("input: what comes through a pipe cannot be compared"));
     }

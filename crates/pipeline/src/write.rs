@@ -159,7 +159,7 @@ impl Spool<'_> {
         if work.plan.options.steps.shuffle.is_some() {
             let mut buckets = vec![0; BUCKETS];
             self.each_row(|_, _, row| {
-                buckets[(row.key >> BUCKET_SHIFT) as usize] += u64::from(row.text_bytes);
+                buckets[(row.key >> BUCKET_SHIFT) as usize] += weight(row);
             })?;
             cutter.total(buckets.iter().sum());
             for (bucket, &text_bytes) in buckets.iter().enumerate() {
@@ -168,11 +168,11 @@ impl Spool<'_> {
             }
         } else {
             let mut total = 0;
-            self.each_row(|_, _, row| total += u64::from(row.text_bytes))?;
+            self.each_row(|_, _, row| total += weight(row))?;
             cutter.total(total);
             self.each_row(|part, place, row| {
                 let range = Range::Rows { part, first: place, end: place + 1 };
-                cutter.push(range, u64::from(row.text_bytes));
+                cutter.push(range, weight(row));
             })?;
         }
         Ok(cutter.items)
@@ -266,6 +266,11 @@ impl Spool<'_> {
         }
         Ok(note)
     }
+}
+
+/// Text of a document; something also if there is none, since it is written all the same.
+fn weight(row: &Row) -> u64 {
+    u64::from(row.text_bytes).max(1)
 }
 
 /// Cuts a sequence of ranges into shards and items by the text they hold.

@@ -16,8 +16,8 @@ use crate::{Error, Result};
 pub struct Origin {
     /// Its id.
     pub id: String,
-    /// File that it came from.
-    pub source: String,
+    /// File that it was read from.
+    pub file: String,
     /// Byte of a JSON line, row of a Parquet file.
     pub position: u64,
 }
@@ -59,17 +59,20 @@ impl Dataset {
                     if rows.number("cluster", row) != Some(number) {
                         continue;
                     }
-                    let origin = |id, source, position| {
+                    let origin = |of: &str| {
+                        let id = if of.is_empty() { "id" } else { "survivor" };
+                        let name = |column: &str| format!("{of}{column}");
+                        let source = rows.string(&name("source"), row)?;
                         Some(Origin {
                             id: rows.string(id, row)?,
-                            source: rows.string(source, row)?,
-                            position: rows.number(position, row)?,
+                            file: rows.string(&name("file"), row).unwrap_or(source),
+                            position: rows.number(&name("position"), row)?,
                         })
                     };
                     let lacks = || wrong(&"expected positions of documents, found none");
-                    survivor = origin("survivor", "survivor_source", "survivor_position");
+                    survivor = origin("survivor_");
                     members.push(ClusterMember {
-                        origin: origin("id", "source", "position").ok_or_else(lacks)?,
+                        origin: origin("").ok_or_else(lacks)?,
                         reason: rows.string("reason", row).unwrap_or_default(),
                         jaccard: rows.float("jaccard", row),
                         jaccard_estimated: rows.float("jaccard_estimated", row),
@@ -106,7 +109,12 @@ impl Rows<'_> {
 /// # Errors
 /// If the file has gone, or does not hold that document any more.
 pub fn text_of(origin: &Origin, options: &input::Options) -> Result<String> {
-    let inputs = [origin.source.clone()];
+    let options = &input::Options { extra: Vec::new(), ..options.clone() };
+    if origin.file == "stdin" {
+        let what = "expected a file to read again, found that it came through a pipe";
+        return Err(Error::file(Path::new(&origin.file), what));
+    }
+    let inputs = [origin.file.clone()];
     for source in input::discover(&inputs, options, None)? {
         let mut cursor = Cursor::new(&source, options, 1 << 16, &Arc::default());
         cursor.advance_to(origin.position)?;
@@ -121,5 +129,5 @@ pub fn text_of(origin: &Origin, options: &input::Options) -> Result<String> {
         }
     }
     let what = format!("expected document {} at {}, found another", origin.id, origin.position);
-    Err(Error::file(Path::new(&origin.source), what))
+    Err(Error::file(Path::new(&origin.file), what))
 }

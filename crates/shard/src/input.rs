@@ -263,6 +263,11 @@ impl Found<'_> {
             }
             return Ok(());
         }
+        let index = std::fs::read(directory.join("index.json")).unwrap_or_default();
+        if memchr::memmem::find(&index, b"\"forebay-index\"").is_some() {
+            // What an earlier run knows of its documents: no documents.
+            return Ok(());
+        }
         if directory.join(manifest::WORK).is_dir() {
             return Err(Error::NotADataset { path: directory.to_path_buf() });
         }

@@ -43,6 +43,10 @@ pub struct Removed<'a> {
     pub jaccard_estimated: Option<f32>,
     /// Place in the file that it came from: byte of a JSON line, row of a Parquet file.
     pub position: Option<u64>,
+    /// The shard that was read, where that is not the source; positions count in it.
+    pub file: Option<&'a str>,
+    /// The same for the survivor.
+    pub survivor_file: Option<&'a str>,
     /// What was expected and found, for bad records; which bytes, for parts of documents.
     pub detail: Option<&'a str>,
 }
@@ -63,6 +67,8 @@ pub struct RemovedWriter {
     position: UInt64Builder,
     survivor_source: StringBuilder,
     survivor_position: UInt64Builder,
+    shard: StringBuilder,
+    survivor_shard: StringBuilder,
     detail: StringBuilder,
     pending: usize,
 }
@@ -85,6 +91,8 @@ impl RemovedWriter {
             Field::new("position", DataType::UInt64, true),
             Field::new("survivor_source", DataType::Utf8, true),
             Field::new("survivor_position", DataType::UInt64, true),
+            Field::new("file", DataType::Utf8, true),
+            Field::new("survivor_file", DataType::Utf8, true),
             Field::new("detail", DataType::Utf8, true),
         ]));
         let properties = WriterProperties::builder()
@@ -109,6 +117,8 @@ impl RemovedWriter {
             position: UInt64Builder::new(),
             survivor_source: StringBuilder::new(),
             survivor_position: UInt64Builder::new(),
+            shard: StringBuilder::new(),
+            survivor_shard: StringBuilder::new(),
             detail: StringBuilder::new(),
             pending: 0,
         })
@@ -130,6 +140,8 @@ impl RemovedWriter {
         self.position.append_option(removed.position);
         self.survivor_source.append_option(removed.survivor_source);
         self.survivor_position.append_option(removed.survivor_position);
+        self.shard.append_option(removed.file);
+        self.survivor_shard.append_option(removed.survivor_file);
         self.detail.append_option(removed.detail);
         self.pending += 1;
         if self.pending == BATCH_ROWS { self.flush() } else { Ok(()) }
@@ -159,6 +171,8 @@ impl RemovedWriter {
             Arc::new(self.position.finish()),
             Arc::new(self.survivor_source.finish()),
             Arc::new(self.survivor_position.finish()),
+            Arc::new(self.shard.finish()),
+            Arc::new(self.survivor_shard.finish()),
             Arc::new(self.detail.finish()),
         ];
         self.pending = 0;

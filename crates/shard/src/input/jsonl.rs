@@ -64,6 +64,14 @@ pub(super) fn parse(
         };
         match read {
             Ok(()) => {
+                for (field, value) in options.extra.iter().zip(&mut record.extra) {
+                    if field.name == options.text_field {
+                        value.clear();
+                        value.push_str(texts.get(texts.len() - 1));
+                    } else if field.name == options.id_field && record.has_id {
+                        value.clone_from(&record.id);
+                    }
+                }
                 let id = record.has_id.then_some(record.id.as_str());
                 let (source, file, text) = (&source, file.index, "");
                 let document = Document { id, source, text, file, position, extra: &record.extra };

@@ -21,8 +21,19 @@ pub struct Windows {
     hashes: Vec<u64>,
 }
 
-/// Two odd numbers, for two hashes of 64 bits that have nothing to do with each other.
-const BASES: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xc2b2_ae3d_27d4_eb4f];
+/// Polynomials modulo a prime, at two points: no text is known for which both collide.
+const PRIME: u64 = (1 << 61) - 1;
+const BASES: [u64; 2] = [0x1e37_79b9_7f4a_7c15, 0x02b2_ae3d_27d4_eb4f];
+
+fn times(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    reduce((product >> 61) as u64 + (product as u64 & PRIME))
+}
+
+/// Below the prime again, from below twice the prime.
+fn reduce(sum: u64) -> u64 {
+    if sum >= PRIME { sum - PRIME } else { sum }
+}
 
 impl Windows {
     /// Calls `each` with the bytes and the hash of every window of `tokens` tokens, in order.
@@ -44,10 +55,10 @@ impl Windows {
         // All tokens of a window but the last, with the gaps after them: a polynomial that rolls.
         let inner = width - 1;
         let mut sums = [0_u64; 2];
-        let powers = BASES.map(|base| (1..inner).fold(1_u64, |power, _| power.wrapping_mul(base)));
+        let powers = BASES.map(|base| (1..inner).fold(1_u64, |power, _| times(power, base)));
         for (sum, base) in sums.iter_mut().zip(BASES) {
             let first = &self.hashes[..inner];
-            *sum = first.iter().fold(0, |sum, &hash| sum.wrapping_mul(base).wrapping_add(hash));
+            *sum = first.iter().fold(0, |sum, &hash| reduce(times(sum, base) + reduce(hash >> 3)));
         }
         for (first, last) in (inner..self.tokens.len()).enumerate() {
             let end = hash(self.tokens[last].clone());
@@ -57,8 +68,8 @@ impl Windows {
             if inner > 0 && last + 1 < self.tokens.len() {
                 let (old, new) = (self.hashes[first], self.hashes[last]);
                 for ((sum, base), power) in sums.iter_mut().zip(BASES).zip(powers) {
-                    let rest = sum.wrapping_sub(old.wrapping_mul(power));
-                    *sum = rest.wrapping_mul(base).wrapping_add(new);
+                    let rest = reduce(*sum + PRIME - times(reduce(old >> 3), power));
+                    *sum = reduce(times(rest, base) + reduce(new >> 3));
                 }
             }
         }
