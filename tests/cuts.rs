@@ -157,7 +157,8 @@ fn neighbouring_cuts_name_their_own_origins() {
 #[test]
 fn thue_morse_texts_are_told_apart() {
     let dir = temp();
-    let word = |n: u32, flip: u32| if (n.count_ones() + flip) % 2 == 0 { "a" } else { "b" };
+    let word =
+        |n: u32, flip: u32| if (n.count_ones() + flip).is_multiple_of(2) { "a" } else { "b" };
     let text = |flip| (0..1024).map(|n| word(n, flip)).collect::<Vec<_>>().join(" ") + " end";
     let texts = [text(0), text(1)];
     assert_eq!(cut(&texts, dir.path(), &["--min-tokens", "1025"]), texts);

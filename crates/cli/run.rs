@@ -95,7 +95,8 @@ impl Run<'_> {
         } else if *resumed {
             report.note("resumed an interrupted run");
         }
-        tell_counts(report, counts, (!already).then_some(took));
+        let size = (!manifest.shards.is_empty()).then_some(manifest.text_bytes);
+        tell_counts(report, counts, size, (!already).then_some(took));
         for large in &manifest.large_clusters {
             report.note(&format!(
                 "cluster {} holds {} documents, for which {} stays; they begin:\n{}",
@@ -149,7 +150,12 @@ impl Run<'_> {
     }
 }
 
-fn tell_counts(report: &mut Report, counts: &Counts, took: Option<Duration>) {
+fn tell_counts(
+    report: &mut Report,
+    counts: &Counts,
+    kept_bytes: Option<u64>,
+    took: Option<Duration>,
+) {
     let documents = |n: u64| format!("{:>14} documents", format::count(n));
     let mut read =
         format!("read  {}  {:>12}", documents(counts.read), format::bytes(counts.read_bytes));
@@ -180,5 +186,6 @@ fn tell_counts(report: &mut Report, counts: &Counts, took: Option<Duration>) {
         report.line(format!("cut   {:>24}  {:>12}", "", format::bytes(counts.cut_bytes)));
     }
     let share = format::percent(counts.kept, counts.read);
-    report.line(format!("keep  {}  {:>12}   {share}", documents(counts.kept), ""));
+    let size = kept_bytes.map_or(String::new(), format::bytes);
+    report.line(format!("keep  {}  {size:>12}   {share}", documents(counts.kept)));
 }

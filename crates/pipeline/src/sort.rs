@@ -186,7 +186,8 @@ impl<R: Record> Partition<R> {
     fn each(self, mut each: impl FnMut(R) -> Result<()>) -> Result<()> {
         if let Some(file) = &self.spilled {
             let spilled = File::open(file.temporary())?;
-            let mut block = vec![R::zeroed(); BLOCK_RECORDS];
+            let mut block = Vec::new();
+            block.resize(BLOCK_RECORDS, R::zeroed());
             let mut at = 0;
             while at < file.written() {
                 let left = (file.written() - at) / size_of::<R>() as u64;
@@ -252,7 +253,11 @@ mod tests {
             let groups = records.chunk_by(|a, b| a.0 == b.0).filter(|g| g.len() > 1 || !repeated);
             Ok(groups.map(<[Pair]>::to_vec).collect::<Vec<_>>())
         };
-        sorter.sorted(threads, repeated, work, |groups| Ok(found.extend(groups))).unwrap();
+        let take = |groups| {
+            found.extend::<Vec<Vec<Pair>>>(groups);
+            Ok(())
+        };
+        sorter.sorted(threads, repeated, work, take).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "scratch is left behind");
         found
     }

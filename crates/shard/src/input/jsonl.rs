@@ -197,11 +197,10 @@ impl Fields<'_> {
         let string = &mut self.record.extra[at];
         string.clear();
         match map.next_value_seed(Value { string, numbers: Numbers::All })? {
-            Found::Missing | Found::Other("null") => {}
             Found::String if field.number && string.parse::<f64>().is_err() => {
                 self.wrong = Some((field, "a string"));
             }
-            Found::String => {}
+            Found::Missing | Found::Other("null") | Found::String => {}
             Found::Other(found) => self.wrong = Some((field, found)),
         }
         Ok(())
