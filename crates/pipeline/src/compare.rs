@@ -15,9 +15,9 @@ use forebay_transform::dedup::shingle::Shingler;
 
 use crate::Result;
 use crate::corpus::Corpus;
-use crate::dedup::{Entry, Stage};
 use crate::progress::Unit;
 use crate::sort::{Record, Sorter};
+use crate::stage::{Entry, Stage};
 
 /// Entries of all buckets of two and more.
 pub(crate) struct Candidates<'a> {

@@ -1,5 +1,7 @@
 //! All parts of a run: those of indexes that it goes against, then its own.
 
+use forebay_transform::dedup::minhash;
+
 use crate::part::Part;
 use crate::spool::Row;
 use crate::{Error, Result};
@@ -76,5 +78,16 @@ impl Corpus {
         let offset = row.offset + u64::from(row.id_bytes) + u64::from(row.source_bytes);
         let [_, _, text] = part.strings(&Row { offset, id_bytes: 0, source_bytes: 0, ..row })?;
         Ok(text)
+    }
+
+    /// The similarity of two documents as their signatures tell it; `None` without signatures.
+    pub(crate) fn estimate(&self, a: u32, b: u32) -> Result<Option<f32>> {
+        let sketch = |document| {
+            let (part, ordinal) = self.place(document);
+            part.sketch(ordinal)
+        };
+        let sketches = (sketch(a)?, sketch(b)?);
+        let (Some(a), Some(b)) = sketches else { return Ok(None) };
+        Ok(Some(minhash::estimate(&a, &b)))
     }
 }

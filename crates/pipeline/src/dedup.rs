@@ -11,15 +11,16 @@ use bytemuck::{Pod, Zeroable};
 use forebay_transform::dedup::Keep;
 use forebay_transform::dedup::cluster::Clusters;
 
+use crate::Result;
 use crate::compare::Candidates;
 use crate::corpus::Corpus;
 use crate::plan::{Execution, Steps};
 use crate::progress::{Progress, Unit};
 use crate::sort::{Record, Sorter};
 use crate::spool;
+use crate::stage::{Entry, Ranks, Stage};
 use crate::survivors::{Fate, Survivors};
 use crate::work::Work;
-use crate::{Error, Result};
 
 /// Sorting gets at least this, however small `--memory` is.
 pub(crate) const MIN_SORT_BYTES: u64 = 1 << 20;
@@ -62,59 +63,6 @@ pub(crate) fn run(
     Ok(survivors)
 }
 
-/// What all steps need.
-pub(crate) struct Stage<'a> {
-    pub(crate) work: &'a Work,
-    pub(crate) corpus: &'a Corpus,
-    pub(crate) ranks: Ranks,
-    pub(crate) threads: usize,
-    pub(crate) memory_bytes: u64,
-    pub(crate) progress: &'a Progress,
-}
-
-/// The order in which documents are kept: greater first, then by number.
-pub(crate) struct Ranks {
-    keep: Keep,
-    /// Below this, documents are those of indexes: they come first.
-    old: u32,
-    /// Of those: what went, and only links others.
-    bridges: Vec<bool>,
-    lengths: Vec<u32>,
-    scores: Vec<u64>,
-}
-
-impl Ranks {
-    fn new(corpus: &Corpus, keep: Keep) -> Result<Self> {
-        let (mut lengths, mut scores, mut bridges) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, part) in corpus.parts().iter().enumerate() {
-            lengths.extend(part.lengths()?);
-            if corpus.first(number) < corpus.old() && part.footer.documents > 0 {
-                bridges.extend(part.column::<u8>(spool::STAYS)?.iter().map(|&stays| stays == 0));
-            }
-            match keep {
-                // What belongs to an index has no score and needs none.
-                Keep::Score | Keep::Source if corpus.first(number) < corpus.old() => {
-                    scores.resize(lengths.len(), 0);
-                }
-                Keep::Score | Keep::Source => scores.extend(part.column::<u64>(spool::SCORES)?),
-                Keep::Longest | Keep::First | Keep::None => {}
-            }
-        }
-        Ok(Self { keep, old: corpus.old(), bridges, lengths, scores })
-    }
-
-    pub(crate) fn weight(&self, document: u32) -> u64 {
-        if document < self.old {
-            return u64::MAX - u64::from(self.bridges[document as usize]);
-        }
-        match self.keep {
-            Keep::Longest => u64::from(self.lengths[document as usize]),
-            Keep::First | Keep::None => 0,
-            Keep::Score | Keep::Source => self.scores[document as usize].min(u64::MAX - 4),
-        }
-    }
-}
-
 /// A document with 128 bits that are equal for equal documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
@@ -128,28 +76,6 @@ struct Equal {
 impl Record for Equal {
     fn key(&self) -> u64 {
         self.high
-    }
-}
-
-/// A document in a bucket of one band.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Entry {
-    // Two halves, so that a record takes 12 bytes and not 16.
-    high: u32,
-    low: u32,
-    pub(crate) document: u32,
-}
-
-impl Entry {
-    fn new(key: u64, document: u32) -> Self {
-        Self { high: (key >> 32) as u32, low: key as u32, document }
-    }
-}
-
-impl Record for Entry {
-    fn key(&self) -> u64 {
-        u64::from(self.high) << 32 | u64::from(self.low)
     }
 }
 
@@ -173,10 +99,6 @@ impl Stage<'_> {
         fates
     }
 
-    pub(crate) fn check(&self) -> Result<()> {
-        if self.progress.stopped() { Err(Error::Interrupted) } else { Ok(()) }
-    }
-
     /// Of documents equal in a column of 128 bits, one stays; 0 is equal to nothing.
     fn equal(&self, column: &'static str, fate: Fate, survivors: &mut Survivors) -> Result<()> {
         let documents = u64::from(self.corpus.documents());
@@ -187,7 +109,7 @@ impl Stage<'_> {
             self.check()?;
             let first = self.corpus.first(number);
             for (document, key) in (first..).zip(part.column::<u128>(column)?) {
-                let bridge = document < self.corpus.old() && self.ranks.bridges[document as usize];
+                let bridge = self.ranks.is_bridge(document);
                 let alive = matches!(survivors.fate(document), Fate::Kept | Fate::Old);
                 if key != 0 && alive && !bridge {
                     let (high, low) = ((key >> 64) as u64, key as u64);

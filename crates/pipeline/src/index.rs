@@ -15,13 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::corpus::Corpus;
 use crate::part::Part;
-use crate::plan::{Scope, Steps};
+use crate::plan::{INDEX_FILE as FILE, Scope, Steps};
 use crate::spool::{self, Keys, Notes};
 use crate::survivors::{Fate, Survivors};
 use crate::work::Work;
 use crate::{Error, Result};
 
-const FILE: &str = "index.json";
 const FORMAT: &str = "forebay-index";
 const VERSION: u32 = 1;
 

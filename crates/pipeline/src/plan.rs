@@ -176,6 +176,9 @@ pub(crate) struct Plan {
     pub(crate) spool: PathBuf,
 }
 
+/// Last file that is written of an index: there is one if it is there.
+pub(crate) const INDEX_FILE: &str = "index.json";
+
 const MIB: u64 = 1 << 20;
 
 impl Plan {

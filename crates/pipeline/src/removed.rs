@@ -3,14 +3,12 @@
 use forebay_shard::manifest::{FileEntry, LargeCluster, REMOVED};
 use forebay_shard::{Removed, RemovedWriter, stable_id};
 use forebay_store::create_dir;
-use forebay_transform::dedup::minhash;
 
 use crate::Result;
-use crate::corpus::Corpus;
+use crate::outcome::Outcome;
 use crate::spool::Row;
 use crate::survivors::Fate;
 use crate::work::Work;
-use crate::write::Outcome;
 
 /// Writes the list, in input order; nothing if nothing was left out.
 pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> {
@@ -72,7 +70,7 @@ pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> 
                     removed.cluster = Some(u64::from(cluster));
                     removed.cluster_size = Some(clustering.size(cluster));
                     removed.jaccard = survivors.jaccard(document);
-                    removed.jaccard_estimated = estimate(corpus, document, survivor)?;
+                    removed.jaccard_estimated = corpus.estimate(document, survivor)?;
                 }
                 removed.detail = found.map(|found| found.detail.as_str());
                 writer.push(&removed)?;
@@ -117,17 +115,6 @@ pub(crate) fn run(work: &Work, outcome: &Outcome<'_>) -> Result<Vec<FileEntry>> 
     }
     writer.finish()?;
     Ok(vec![FileEntry::of(&work.out, &file)?])
-}
-
-/// The similarity of two documents as their signatures tell it.
-pub(crate) fn estimate(corpus: &Corpus, a: u32, b: u32) -> Result<Option<f32>> {
-    let sketch = |document| {
-        let (part, ordinal) = corpus.place(document);
-        part.sketch(ordinal)
-    };
-    let sketches = (sketch(a)?, sketch(b)?);
-    let (Some(a), Some(b)) = sketches else { return Ok(None) };
-    Ok(Some(minhash::estimate(&a, &b)))
 }
 
 /// Clusters of so many documents are shown to the user.

@@ -13,12 +13,12 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::corpus::Corpus;
 use crate::evals::Evals;
 use crate::index::{self as dedup_index, Index};
+use crate::outcome::Outcome;
 use crate::part::Part;
 use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
 use crate::survivors::Survivors;
 use crate::work::{Start, Work};
-use crate::write::Outcome;
 use crate::{Error, Result, cuts, dedup, read, removed, write};
 
 /// A dataset and how it came to be.

@@ -20,7 +20,7 @@ use forebay_shard::{Error as ShardError, Shard};
 use forebay_store::{Lock, create_dir, publish_bytes, temporaries};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::plan::Plan;
+use crate::plan::{INDEX_FILE, Plan};
 use crate::{Error, Result};
 
 /// The work directory, held for this process.
@@ -222,7 +222,7 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
     if manifest.lineage.fingerprint != plan.fingerprint() {
         return Err(other("inputs, options or tokenizer"));
     }
-    if plan.options.write_index.as_ref().is_some_and(|index| !crate::index::is_index(index)) {
+    if plan.options.write_index.as_ref().is_some_and(|index| !index.join(INDEX_FILE).is_file()) {
         return Err(other("index: the one it wrote has gone"));
     }
     if plan.reads_stdin() {

@@ -9,15 +9,14 @@ use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Columns, Note, Row as ShardRow, ShardWriter};
 use forebay_transform::tokenize::Tokenizer;
 
-use crate::corpus::Corpus;
-use crate::cuts::{self, Cuts};
+use crate::cuts;
 use crate::ordered::ordered;
+use crate::outcome::Outcome;
 use crate::part::Part;
 use crate::plan::{Execution, Form};
 use crate::progress::{Progress, Unit};
-use crate::removed;
 use crate::spool::Row;
-use crate::survivors::{Clustering, Fate, Survivors};
+use crate::survivors::Fate;
 use crate::work::{Work, shard_name};
 use crate::{Error, Result};
 
@@ -101,14 +100,6 @@ enum Range {
     Buckets { first: usize, end: usize },
     /// Rows of one part.
     Rows { part: usize, first: u32, end: u32 },
-}
-
-/// All documents, and what was found out about them.
-pub(crate) struct Outcome<'a> {
-    pub(crate) corpus: &'a Corpus,
-    pub(crate) survivors: &'a Survivors,
-    pub(crate) clustering: &'a Clustering,
-    pub(crate) cuts: &'a Cuts,
 }
 
 /// Documents on their way out.
@@ -261,7 +252,7 @@ impl Spool<'_> {
             if survivor != document {
                 note.survivor = Some(corpus.names(survivor)?.0);
                 note.jaccard = survivors.jaccard(document);
-                note.jaccard_estimated = removed::estimate(corpus, document, survivor)?;
+                note.jaccard_estimated = corpus.estimate(document, survivor)?;
             }
         }
         Ok(note)
