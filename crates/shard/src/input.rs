@@ -28,6 +28,7 @@ mod output;
 mod parquet;
 mod part;
 mod text;
+mod unescape;
 
 pub use cursor::Cursor;
 pub use output::Parsed;

@@ -5,7 +5,6 @@
 //!      └▶ shingles ─▶ signature ─▶ band keys ───▶ buckets ─▶ cover: compare, cluster ┴▶ survivor
 //! ```
 
-mod block;
 pub mod cluster;
 pub mod cover;
 pub mod datatrove;

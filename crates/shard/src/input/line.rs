@@ -1,10 +1,10 @@
 //! The common JSON line, read fast: a flat object of strings, numbers and literals.
 //!
-//! Whatever else it meets (nesting, keys with escapes, surrogates, any error) it leaves to the
+//! Whatever else it meets (nesting, keys with escapes, any error) it leaves to the
 //! strict parser: what is read here is read there to the same result, which a test asserts.
 
 use super::Options;
-use crate::mask::{BLOCK, mask};
+use super::unescape::unescape;
 
 /// What a line holds; buffers are used again and again.
 #[derive(Default)]
@@ -87,25 +87,9 @@ impl<'a> Rest<'a> {
 
     /// The rest of a string, unescaped, appended.
     fn string(&mut self, to: &mut String) -> Option<()> {
-        let mut specials = Specials { bytes: self.0.as_bytes(), block: 0, mask: 0, next: 0 };
-        let mut start = 0;
-        loop {
-            let at = specials.next()?;
-            to.push_str(&self.0[start..at]);
-            match self.0.as_bytes()[at] {
-                b'"' => {
-                    self.0 = &self.0[at + 1..];
-                    return Some(());
-                }
-                b'\\' => {
-                    let length = unescape(&self.0[at + 1..], to)?;
-                    start = at + 1 + length;
-                    specials.forget_before(start);
-                }
-                // A control character.
-                _ => return None,
-            }
-        }
+        let end = unescape(self.0, to)?;
+        self.0 = &self.0[end..];
+        Some(())
     }
 
     /// A string or an integer that stands for itself.
@@ -146,74 +130,6 @@ impl<'a> Rest<'a> {
         let plain = whole == "0" || !whole.starts_with('0');
         self.0 = &self.0[end..];
         (end < 20 && plain && digits(whole) && digits(fraction)).then_some(())
-    }
-}
-
-/// Appends what an escape without its backslash stands for; returns its length.
-fn unescape(escape: &str, to: &mut String) -> Option<usize> {
-    to.push(match escape.as_bytes().first()? {
-        b'n' => '\n',
-        b'"' => '"',
-        b'\\' => '\\',
-        b't' => '\t',
-        b'r' => '\r',
-        b'/' => '/',
-        b'b' => '\u{8}',
-        b'f' => '\u{c}',
-        b'u' => {
-            let digits = escape.get(1..5)?;
-            // No sign: the standard library would take one.
-            let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let code = u32::from_str_radix(digits, 16).ok().filter(|_| is_hex)?;
-            to.push(char::from_u32(code)?);
-            return Some(5);
-        }
-        _ => return None,
-    });
-    Some(1)
-}
-
-/// Places of quotes, backslashes and control characters.
-struct Specials<'a> {
-    bytes: &'a [u8],
-    /// Where the block starts that `mask` is about.
-    block: usize,
-    mask: u64,
-    /// Where the next block starts.
-    next: usize,
-}
-
-impl Specials<'_> {
-    #[inline(always)]
-    fn next(&mut self) -> Option<usize> {
-        while self.mask == 0 {
-            self.block = self.next;
-            let rest = &self.bytes[self.block..];
-            let is_special = |byte| (byte == b'"') | (byte == b'\\') | (byte < b' ');
-            self.mask = match rest.first_chunk::<BLOCK>() {
-                Some(block) => mask(block, is_special),
-                None if rest.is_empty() => return None,
-                None => {
-                    let mut block = [b' '; BLOCK];
-                    block[..rest.len()].copy_from_slice(rest);
-                    mask(&block, is_special)
-                }
-            };
-            self.next = self.block + rest.len().min(BLOCK);
-        }
-        let bit = self.mask.trailing_zeros();
-        self.mask &= self.mask - 1;
-        Some(self.block + bit as usize)
-    }
-
-    fn forget_before(&mut self, place: usize) {
-        if place >= self.next {
-            // An escape across the border.
-            self.next = place;
-            self.mask = 0;
-        } else {
-            self.mask &= u64::MAX << (place - self.block);
-        }
     }
 }
 

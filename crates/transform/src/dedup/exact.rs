@@ -1,14 +1,12 @@
 //! Equal documents: 128 bits of the text with white space normalised.
 
-use forebay_shard::mask::{BLOCK, flags, gather};
+use forebay_shard::simd::{BLOCK, Isa, Work, block, flags, lowest, run};
 use xxhash_rust::xxh3::xxh3_128;
-
-use super::block::{Padded, Squeezed};
 
 /// Hashes texts; keeps its buffer from text to text.
 #[derive(Debug, Default)]
 pub struct ExactHasher {
-    squeezed: Squeezed,
+    squeezed: Vec<u8>,
 }
 
 impl ExactHasher {
@@ -18,37 +16,40 @@ impl ExactHasher {
     /// xxh3-128, seed 0. 2⁶⁴ documents would be needed for an even chance of one false match.
     /// Cost: one pass.
     pub fn hash(&mut self, text: &str) -> u128 {
-        let squeezed = &mut self.squeezed;
-        squeezed.clear(text.len());
+        self.squeezed.clear();
+        run(Squeeze { text, to: &mut self.squeezed });
+        xxh3_128(&self.squeezed)
+    }
+}
+
+struct Squeeze<'a> {
+    text: &'a str,
+    to: &'a mut Vec<u8>,
+}
+
+impl Work for Squeeze<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { text, to } = self;
+        to.reserve(text.len() + BLOCK);
         // As if a space came before: none is kept at the start.
         let mut after_space = 1;
-        let mut block: Padded = [b' '; _];
         for chunk in text.as_bytes().chunks(BLOCK) {
-            block[..chunk.len()].copy_from_slice(chunk);
-            block[chunk.len()..].fill(b' ');
-            let Some(bytes) = block.first_chunk_mut::<BLOCK>() else { break };
-            let flags = flags(bytes, is_space);
-            let spaces = gather(&flags);
+            let mut bytes = block(chunk, b' ');
+            let flags = flags(&bytes, is_space);
+            let spaces = isa.gather(&flags);
             for (byte, flag) in bytes.iter_mut().zip(flags) {
                 *byte = *byte & !flag | b' ' & flag;
             }
-            let mut keep = !(spaces & (spaces << 1 | after_space));
+            let keep = !(spaces & (spaces << 1 | after_space)) & lowest(chunk.len() as u32);
             after_space = spaces >> (BLOCK - 1);
-            if keep == u64::MAX {
-                squeezed.extend_whole(&block);
-                continue;
-            }
-            while keep != 0 {
-                let start = keep.trailing_zeros();
-                let length = (keep >> start).trailing_ones();
-                squeezed.extend_from(&block, start as usize, length as usize);
-                keep &= u64::MAX.checked_shl(start + length).unwrap_or(0);
-            }
+            isa.append(&bytes, keep, to);
         }
-        if squeezed.bytes().last() == Some(&b' ') {
-            squeezed.pop();
+        if to.last() == Some(&b' ') {
+            to.pop();
         }
-        xxh3_128(squeezed.bytes())
     }
 }
 

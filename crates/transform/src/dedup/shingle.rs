@@ -9,11 +9,9 @@
 
 use std::sync::LazyLock;
 
-use forebay_shard::mask::{BLOCK, mask};
+use forebay_shard::simd::{BLOCK, Isa, Work, block, flags, lowest, run};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
-
-use super::block::{Padded, Squeezed};
 
 /// What a shingle is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +27,7 @@ pub enum Unit {
 #[derive(Debug, Default)]
 pub struct Shingler {
     /// Words, lower-cased, each followed by a space; or characters, one after the other.
-    squeezed: Squeezed,
+    squeezed: Vec<u8>,
     /// Where each unit starts; one more for the end.
     starts: Vec<u32>,
     shingles: Vec<u64>,
@@ -43,12 +41,13 @@ impl Shingler {
         self.shingles.clear();
         self.starts.clear();
         // Lower case may take half as much again, and a text may lack the last separator.
-        self.squeezed.clear(text.len() + text.len() / 2 + 1);
+        self.squeezed.clear();
+        self.squeezed.reserve(text.len() + text.len() / 2 + BLOCK);
         self.starts.push(0);
         // Without the space after the last word.
         let trailing = match unit {
             Unit::Word => {
-                self.split_words(text);
+                run(SplitWords { text, into: self });
                 1
             }
             Unit::Char => {
@@ -60,7 +59,7 @@ impl Shingler {
         if units > 0 {
             let width = ngram.max(1).min(units);
             let ends = &self.starts[width..];
-            let bytes = self.squeezed.bytes();
+            let bytes = self.squeezed.as_slice();
             let shingles = self
                 .starts
                 .iter()
@@ -69,48 +68,6 @@ impl Shingler {
             self.shingles.extend(shingles);
         }
         &self.shingles
-    }
-
-    fn split_words(&mut self, text: &str) {
-        let bytes = text.as_bytes();
-        let mut lower: Padded = [0; _];
-        let mut in_word = false;
-        let mut at = 0;
-        while at < bytes.len() {
-            let length = (bytes.len() - at).min(BLOCK);
-            lower[..length].copy_from_slice(&bytes[at..at + length]);
-            lower[length..].fill(0);
-            let Some(block) = lower.first_chunk_mut::<BLOCK>() else { return };
-            if !block.is_ascii() {
-                at = self.split_characters(text, at, at + length, &mut in_word);
-                continue;
-            }
-            at += length;
-            for byte in &mut *block {
-                *byte |= u8::from(byte.wrapping_sub(b'A') < 26) << 5;
-            }
-            let mut words = mask(block, |byte| {
-                (byte.wrapping_sub(b'a') < 26) | (byte.wrapping_sub(b'0') < 10) | (byte == b'_')
-            });
-            if in_word && words & 1 == 0 {
-                self.end_word();
-            }
-            in_word = words >> (BLOCK - 1) != 0;
-            while words != 0 {
-                let start = words.trailing_zeros();
-                let length = (words >> start).trailing_ones();
-                self.squeezed.extend_from(&lower, start as usize, length as usize);
-                let end = start + length;
-                if end as usize == BLOCK {
-                    break;
-                }
-                self.end_word();
-                words &= u64::MAX << end;
-            }
-        }
-        if in_word {
-            self.end_word();
-        }
     }
 
     /// Splits `text[at..end]`, character by character; returns where the last one ends.
@@ -163,10 +120,10 @@ impl Shingler {
 
     fn push(&mut self, character: char, class: Class) {
         if class == Class::Lower {
-            self.squeezed.extend(character.encode_utf8(&mut [0; 4]).as_bytes());
+            self.squeezed.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
         } else {
             for lower in character.to_lowercase() {
-                self.squeezed.extend(lower.encode_utf8(&mut [0; 4]).as_bytes());
+                self.squeezed.extend_from_slice(lower.encode_utf8(&mut [0; 4]).as_bytes());
             }
         }
     }
@@ -181,6 +138,53 @@ impl Shingler {
     fn end_unit(&mut self) {
         // A text of 4 GiB is refused long before: records are bounded.
         self.starts.push(u32::try_from(self.squeezed.len()).unwrap_or(u32::MAX));
+    }
+}
+
+struct SplitWords<'a> {
+    text: &'a str,
+    into: &'a mut Shingler,
+}
+
+impl Work for SplitWords<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Self { text, into } = self;
+        let bytes = text.as_bytes();
+        let mut in_word = false;
+        let mut at = 0;
+        while at < bytes.len() {
+            let length = (bytes.len() - at).min(BLOCK);
+            let mut lower = block(&bytes[at..at + length], 0);
+            if !lower.is_ascii() {
+                at = into.split_characters(text, at, at + length, &mut in_word);
+                continue;
+            }
+            at += length;
+            for byte in &mut lower {
+                *byte |= u8::from(byte.wrapping_sub(b'A') < 26) << 5;
+            }
+            let flags = flags(&lower, |byte| {
+                (byte.wrapping_sub(b'a') < 26) | (byte.wrapping_sub(b'0') < 10) | (byte == b'_')
+            });
+            let words = isa.gather(&flags);
+            // The byte after a word becomes the space after it.
+            let ends = !words & (words << 1 | u64::from(in_word)) & lowest(length as u32);
+            let keep = words | ends;
+            for (byte, flag) in lower.iter_mut().zip(flags) {
+                *byte = *byte & flag | b' ' & !flag;
+            }
+            in_word = words >> (length - 1) & 1 != 0;
+            // A text of 4 GiB is refused long before: records are bounded.
+            let next = into.squeezed.len() as u32 + 1;
+            isa.push_places(isa.extract(ends, keep), next, &mut into.starts);
+            isa.append(&lower, keep, &mut into.squeezed);
+        }
+        if in_word {
+            into.end_word();
+        }
     }
 }
 
