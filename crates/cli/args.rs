@@ -129,7 +129,8 @@ pub struct Output {
 #[derive(Args)]
 #[command(next_help_heading = "Tokenize")]
 pub struct TokenizeArgs {
-    /// A `tokenizer.json`, a directory with one, or the built-in `gpt2`
+    /// A `tokenizer.json`, `.tiktoken` or SentencePiece `.model` file, a directory with one, or the
+    /// built-in `gpt2`
     #[arg(long, default_value = tokenize::DEFAULT, value_name = "NAME|FILE")]
     pub tokenizer: String,
     /// Token that ends every document; the model's own by default
@@ -141,6 +142,20 @@ pub struct TokenizeArgs {
     /// Special tokens written out in a text: parse them like the reference, or take them as text
     #[arg(long, default_value = "parse")]
     pub special_tokens: SpecialTokens,
+    /// Share of the documents that the reference encodes again; the first difference is an error
+    #[arg(long, default_value = "0%", value_name = "SHARE%", value_parser = share)]
+    pub verify_tokens: f64,
+}
+
+/// A percentage, or a share of one.
+fn share(written: &str) -> Result<f64, String> {
+    let (number, scale) = match written.strip_suffix('%') {
+        Some(percent) => (percent, 100.0),
+        None => (written, 1.0),
+    };
+    let share = number.trim().parse::<f64>().ok().map(|number| number / scale);
+    let expected = "expected a share from 0% to 100%, or from 0 to 1";
+    share.filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| expected.into())
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -44,6 +44,7 @@ impl Prep {
         run.options.against = self.dedup.against();
         run.options.write_index = self.dedup.write_index();
         run.vocabulary = Some(&vocabulary);
+        run.verify_tokens = self.tokenize.verify_tokens;
         run.run(global, report)
     }
 }

@@ -23,6 +23,8 @@ pub struct Run<'a> {
     output: &'a Output,
     pub options: Options,
     pub vocabulary: Option<&'a Vocabulary>,
+    /// Share of the documents to encode again.
+    pub verify_tokens: f64,
     /// The output is thrown away.
     pub dry: bool,
 }
@@ -37,7 +39,16 @@ impl<'a> Run<'a> {
     ) -> Self {
         let (input, shard_bytes) = (inputs.options(), output.shard_size);
         let options = Options { input, steps, shard_bytes, ..Options::default() };
-        Self { stage, inputs, out, output, options, vocabulary: None, dry: false }
+        Self {
+            stage,
+            inputs,
+            out,
+            output,
+            options,
+            vocabulary: None,
+            verify_tokens: 0.0,
+            dry: false,
+        }
     }
 
     /// Runs it with progress on stderr; Ctrl-C stops it after the unit in hand.
@@ -47,6 +58,7 @@ impl<'a> Run<'a> {
             memory_bytes: global.memory,
             tmp_dir: global.tmp_dir.clone(),
             fresh: self.output.fresh,
+            verify_tokens: self.verify_tokens,
         };
         if let Some(index) = &self.options.write_index {
             let [index, out] = [index, self.out].map(std::path::absolute);

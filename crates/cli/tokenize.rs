@@ -28,6 +28,7 @@ impl Tokenize {
         let mut run = Run::new("tokenize", &self.inputs, &self.out.out, &self.output, steps);
         run.options.keep_text = self.keep_text;
         run.vocabulary = Some(&vocabulary);
+        run.verify_tokens = self.tokenize.verify_tokens;
         run.run(global, report)
     }
 }

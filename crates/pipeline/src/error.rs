@@ -14,6 +14,13 @@ pub enum Error {
     Shard(#[from] forebay_shard::Error),
     #[error(transparent)]
     Tokenize(#[from] forebay_transform::tokenize::Error),
+    #[error("document {id} of {source_name} at {position}: {difference}")]
+    Tokens {
+        id: String,
+        source_name: String,
+        position: u64,
+        difference: forebay_transform::tokenize::Error,
+    },
     #[error("{out} holds a finished dataset of other {differs}")]
     OtherDataset { out: PathBuf, differs: &'static str },
     #[error("{out} holds an unfinished run of other {differs}")]
@@ -55,6 +62,7 @@ impl Error {
             Self::Store(error) => error.hint(),
             Self::Shard(error) => error.hint(),
             Self::Tokenize(error) => error.hint(),
+            Self::Tokens { difference, .. } => difference.hint(),
             Self::OtherDataset { .. } => Some("give another `--out`, or delete that one".into()),
             Self::OtherRun { .. } => {
                 Some("`--fresh` throws it away; its own command, run again, finishes it".into())

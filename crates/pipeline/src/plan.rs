@@ -153,6 +153,8 @@ pub struct Execution {
     pub tmp_dir: Option<PathBuf>,
     /// Throw an unfinished run away and start over.
     pub fresh: bool,
+    /// Share of the documents, 0 to 1, that the reference encodes again, to compare.
+    pub verify_tokens: f64,
 }
 
 /// All that a run was asked to do; kept in the work directory to recognise it when it resumes.

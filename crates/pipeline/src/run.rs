@@ -7,7 +7,7 @@ use forebay_shard::manifest::{
 };
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
-use forebay_transform::tokenize::{Tokenizer, Vocabulary};
+use forebay_transform::tokenize::{Tokenizer, Verifier, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::corpus::Corpus;
@@ -132,7 +132,9 @@ pub fn run(
     let clustering = survivors.clusters();
     let outcome =
         Outcome { corpus: &corpus, survivors: &survivors, clustering: &clustering, cuts: &cuts };
-    let shards = write::run(&work, &outcome, tokenizer.as_ref(), execution, progress)?;
+    let verifier = verifier(&work, vocabulary, execution);
+    let shards =
+        write::run(&work, &outcome, tokenizer.as_ref(), verifier.as_ref(), execution, progress)?;
 
     progress.start("finish", Unit::Steps, 0);
     let made = Made {
@@ -149,6 +151,7 @@ pub fn run(
     let mut notes: Vec<String> =
         tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
     notes.extend(evals.and_then(|evals| evals.note()));
+    notes.extend(verifier.map(|verifier| verifier.note()));
     Ok(Finished { manifest, already: false, resumed, notes })
 }
 
@@ -166,6 +169,16 @@ fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option
         (Some(options), Some(vocabulary)) => Some(Tokenizer::load(vocabulary, options)?),
         _ => None,
     })
+}
+
+fn verifier(
+    work: &Work,
+    vocabulary: Option<&Vocabulary>,
+    execution: &Execution,
+) -> Option<Verifier> {
+    let options = work.plan.options.steps.tokenize.as_ref()?;
+    let share = Some(execution.verify_tokens).filter(|&share| share > 0.0)?;
+    Some(Verifier::new(vocabulary?, options, share))
 }
 
 fn count(corpus: &Corpus, survivors: &Survivors) -> Counts {

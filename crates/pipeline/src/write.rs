@@ -7,7 +7,8 @@ use std::path::Path;
 
 use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Columns, Note, Row as ShardRow, ShardWriter};
-use forebay_transform::tokenize::Tokenizer;
+use forebay_transform::shuffle;
+use forebay_transform::tokenize::{Tokenizer, Verifier};
 
 use crate::cuts;
 use crate::ordered::ordered;
@@ -27,12 +28,15 @@ const PIECE_BYTES: u64 = 64 << 10;
 /// The range of keys is cut at multiples of 2^48, fine enough for shards of equal size.
 const BUCKET_SHIFT: u32 = 48;
 const BUCKETS: usize = 1 << (64 - BUCKET_SHIFT);
+/// Which documents are verified has nothing to do with where they are shuffled to.
+const VERIFY_SEED: u64 = 0x7665_7269_6679;
 
 /// Writes the shards that are not complete yet; returns all of them.
 pub(crate) fn run(
     work: &Work,
     outcome: &Outcome<'_>,
     tokenizer: Option<&Tokenizer>,
+    verifier: Option<&Verifier>,
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Vec<ShardEntry>> {
@@ -65,7 +69,7 @@ pub(crate) fn run(
         if progress.stopped() {
             return Err(Error::Interrupted);
         }
-        spool.gather(todo[number], tokenizer)
+        spool.gather(todo[number], tokenizer, verifier)
     };
     ordered(execution.threads, todo.len(), gather, |number, batch| {
         let item = todo[number];
@@ -170,7 +174,12 @@ impl Spool<'_> {
     }
 
     /// Reads the documents of an item, puts them in order and encodes them.
-    fn gather(&self, item: &Item, tokenizer: Option<&Tokenizer>) -> Result<Batch> {
+    fn gather(
+        &self,
+        item: &Item,
+        tokenizer: Option<&Tokenizer>,
+        verifier: Option<&Verifier>,
+    ) -> Result<Batch> {
         let mut batch = Batch::default();
         match item.range {
             Range::Rows { part, first, end } => {
@@ -195,8 +204,13 @@ impl Spool<'_> {
             let (mut tokens, mut ends) = (Vec::new(), Vec::new());
             for at in 0..batch.documents.len() {
                 let [_, _, text] = batch.strings(at)?;
+                let start = tokens.len();
                 tokenizer.encode(text, &mut tokens)?;
                 ends.push(tokens.len());
+                if let Some(verifier) = verifier {
+                    let end = tokens.len() - usize::from(tokenizer.entry().eos.is_some());
+                    batch.verify(at, &tokens[start..end], verifier)?;
+                }
             }
             (batch.tokens, batch.ends) = (tokens, ends);
         }
@@ -352,6 +366,21 @@ impl Batch {
         let (source, bytes) = bytes.split_at(row.source_bytes as usize);
         let text = &bytes[..row.text_bytes as usize];
         Ok([utf8(id)?, utf8(source)?, utf8(text)?])
+    }
+
+    /// Compares the tokens of a document, by its place in the order, if it is in the sample.
+    fn verify(&self, at: usize, tokens: &[u32], verifier: &Verifier) -> Result<()> {
+        let (row, _) = &self.documents[self.order[at]];
+        if !verifier.picks(shuffle::key(VERIFY_SEED, row.file, row.position)) {
+            return Ok(());
+        }
+        let [id, source, text] = self.strings(at)?;
+        verifier.check(text, tokens).map_err(|difference| Error::Tokens {
+            id: id.to_owned(),
+            source_name: source.to_owned(),
+            position: row.position,
+            difference,
+        })
     }
 
     fn write(&self, writer: &mut ShardWriter) -> Result<()> {

@@ -108,6 +108,9 @@ pub struct TokenizerEntry {
     pub special_tokens: String,
     /// Encoder that was used, with its version.
     pub engine: String,
+    /// Encoder whose ids these are, with its version.
+    #[serde(default)]
+    pub reference: String,
     /// Version of the Unicode tables that the split into pre-tokens uses.
     pub unicode: String,
 }

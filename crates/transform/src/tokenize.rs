@@ -2,7 +2,10 @@
 //!
 //! [`Tokenizer::load`] takes a file or the name of a built-in vocabulary and picks the engine:
 //! `fastokens` where it supports the model (its ids equal the reference's), else the reference
-//! itself, and says so. The split into pre-tokens uses Unicode 16 tables in both.
+//! itself, and says so. The split into pre-tokens uses Unicode 16 tables in both, which is
+//! checked when a tokenizer is loaded; where they are others, the reference encodes.
+//!
+//! [`Verifier`] encodes a sample again with the reference, while a run goes on.
 //!
 //! Truncation and padding that a `tokenizer.json` may ask for are for inference and are not
 //! applied: a document is encoded whole. No file is fetched from anywhere.
@@ -17,16 +20,20 @@ use forebay_shard::manifest::{self, Eos, TokenizerEntry};
 use serde::{Deserialize, Serialize};
 
 mod engine;
+mod long;
+mod sentencepiece;
+mod tiktoken;
+mod unicode;
+mod verify;
 mod vocabulary;
 
-use engine::{Engine, Fast, Reference};
+use engine::{Engine, Fast, REFERENCE, Reference};
+pub use unicode::UNICODE;
+pub use verify::Verifier;
 pub use vocabulary::{DEFAULT, Vocabulary};
 
 /// Shorthand for this module's results.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// Version of the Unicode tables behind `\p{…}`; ids depend on it.
-pub const UNICODE: &str = "16.0.0";
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +42,7 @@ pub const UNICODE: &str = "16.0.0";
 pub enum Error {
     #[error(transparent)]
     Store(#[from] forebay_store::Error),
-    #[error("{path}: expected a tokenizer.json, found {found}")]
+    #[error("{path}: expected a tokenizer.json, .tiktoken or SentencePiece model, found {found}")]
     NotATokenizer { path: PathBuf, found: String },
     #[error("{path}: {component} is not supported")]
     Unsupported { path: PathBuf, component: String },
@@ -49,6 +56,12 @@ pub enum Error {
     Encode(String),
     #[error("cannot decode: {0}")]
     Decode(String),
+    #[error("cannot verify tokens: {0}")]
+    Reference(String),
+    #[error(
+        "token {at}, after {before:?}: expected {expected} as the reference encodes, found {found}"
+    )]
+    Differs { at: usize, before: String, expected: String, found: String },
 }
 
 impl Error {
@@ -64,7 +77,10 @@ impl Error {
                 Some(format!("built in: {DEFAULT}; otherwise give the path of a tokenizer.json"))
             }
             Self::NotATokenizer { .. } => {
-                Some("it is the file `tokenizer.json` of a Hugging Face model".into())
+                Some("they are files of a model, named tokenizer.json or tokenizer.model".into())
+            }
+            Self::Differs { .. } => {
+                Some("do not use the tokens; please report the text with the tokenizer".into())
             }
             _ => None,
         }
@@ -105,7 +121,6 @@ pub struct Options {
 /// A loaded tokenizer; shared by all threads.
 pub struct Tokenizer {
     engine: Box<dyn Engine>,
-    special_tokens: SpecialTokens,
     entry: TokenizerEntry,
     note: Option<String>,
 }
@@ -119,10 +134,12 @@ impl Tokenizer {
     pub fn load(vocabulary: &Vocabulary, options: &Options) -> Result<Self> {
         let path = &vocabulary.path;
         let json = vocabulary.json()?;
-        let (engine, note): (Box<dyn Engine>, _) = match Fast::load(json.clone()) {
+        let special = options.special_tokens;
+        let fast = Fast::load(json.clone(), vocabulary.bytes.clone(), special);
+        let (engine, note): (Box<dyn Engine>, _) = match fast {
             Ok(fast) => (Box::new(fast), None),
             Err(why) => {
-                let reference = Reference::load(&json, options.special_tokens)
+                let reference = Reference::load(&json, special)
                     .map_err(|found| Error::NotATokenizer { path: path.clone(), found })?;
                 let name = path.display();
                 let note =
@@ -154,9 +171,10 @@ impl Tokenizer {
                 SpecialTokens::Text => "text".into(),
             },
             engine: engine.name().into(),
+            reference: REFERENCE.into(),
             unicode: UNICODE.into(),
         };
-        Ok(Self { engine, special_tokens: options.special_tokens, entry, note })
+        Ok(Self { engine, entry, note })
     }
 
     /// The tokenizer that made a dataset, from its manifest, to decode its tokens.
@@ -192,7 +210,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Encode`] if the engine gives up; `tokens` may then hold a part.
     pub fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<()> {
-        self.engine.encode(text, self.special_tokens, tokens)?;
+        self.engine.encode(text, tokens)?;
         tokens.extend(self.entry.eos.as_ref().map(|eos| eos.id));
         Ok(())
     }
@@ -211,86 +229,4 @@ impl Tokenizer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gpt2(special_tokens: SpecialTokens) -> Tokenizer {
-        let options = Options { eos: EosPolicy::Auto, special_tokens };
-        Tokenizer::load(&Vocabulary::open(DEFAULT).unwrap(), &options).unwrap()
-    }
-
-    fn ids(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-        let mut tokens = Vec::new();
-        tokenizer.encode(text, &mut tokens).unwrap();
-        tokens
-    }
-
-    #[test]
-    fn the_built_in_vocabulary_is_gpt2() {
-        let tokenizer = gpt2(SpecialTokens::Parse);
-        assert_eq!(ids(&tokenizer, "Hello, world!"), [15496, 11, 995, 0, 50256]);
-        assert_eq!(tokenizer.decode(&[15496, 11, 995, 0]).unwrap(), "Hello, world!");
-        assert_eq!(tokenizer.entry().vocab_size, 50_257);
-        assert_eq!(tokenizer.note(), None);
-        assert!(tokenizer.decode(&[50_257]).is_err());
-    }
-
-    #[test]
-    fn special_tokens_in_a_text_are_tokens_or_text_as_asked() {
-        let text = "a<|endoftext|>b";
-        assert_eq!(ids(&gpt2(SpecialTokens::Parse), text), [64, 50256, 65, 50256]);
-        let as_text = ids(&gpt2(SpecialTokens::Text), text);
-        assert_eq!(as_text.iter().filter(|&&id| id == 50256).count(), 1);
-        assert_eq!(
-            gpt2(SpecialTokens::Text).decode(&as_text).unwrap(),
-            "a<|endoftext|>b<|endoftext|>"
-        );
-    }
-
-    /// Both engines read the same file; one is the oracle of the other.
-    #[test]
-    fn ids_equal_the_reference() {
-        let json = Vocabulary::open(DEFAULT).unwrap().json().unwrap();
-        let reference = Reference::load(&json, SpecialTokens::Parse).unwrap();
-        let fast = gpt2(SpecialTokens::Parse);
-        let mut texts: Vec<String> = [
-            "",
-            " ",
-            "\n\n  \t x",
-            "don't WE'LL 'tis",
-            "1234567890 12,345.67",
-            "naïve café Ünïcödé",
-            "日本語のテキスト",
-            "สวัสดีชาวโลก",
-            "שלום עולם",
-            "👩‍👩‍👧‍👦 🏳️‍🌈",
-            "a\r\nb\rc",
-            "\u{a0}B\u{3000}C",
-            "x<|endoftext|>y",
-            "\u{11de0}\u{1e5f0} \u{16d70}",
-            "e\u{301}\u{327}\u{fe0f}",
-            "\0\u{1}\u{feff}",
-        ]
-        .map(String::from)
-        .to_vec();
-        texts.push("a".repeat(5_000));
-        texts.push(" ".repeat(5_000) + "\n" + &"\t".repeat(300));
-        // Every assigned plane of scripts, each scalar after a letter, a space and a digit.
-        for block in (0x80..0x3_2000_u32).collect::<Vec<_>>().chunks(2_048) {
-            let scalars = block.iter().filter_map(|&c| char::from_u32(c));
-            texts.push(scalars.flat_map(|c| ['a', c, ' ', c, '1', c]).collect());
-        }
-        for text in texts {
-            let mut expected = Vec::new();
-            reference.encode(&text, SpecialTokens::Parse, &mut expected).unwrap();
-            expected.push(50256);
-            let found = ids(&fast, &text);
-            let place = found.iter().zip(&expected).position(|(a, b)| a != b);
-            assert!(
-                found == expected,
-                "{:?}… differs at token {place:?}",
-                text.chars().take(20).collect::<String>()
-            );
-        }
-    }
-}
+mod tests;

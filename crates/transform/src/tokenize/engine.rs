@@ -1,8 +1,13 @@
 //! What turns text into ids: the fast encoder, and the reference for what that one refuses.
 
+use std::sync::{Arc, OnceLock};
+
+use fastokens::AddedTokenPolicy;
+use fastokens::pre_tokenizers::PreTokenizer;
 use serde_json::Value;
 
-use super::{Error, Result, SpecialTokens};
+use super::long::{LONG, Merges, may_be_long};
+use super::{Error, Result, SpecialTokens, unicode};
 
 /// An encoder; called from many threads.
 pub(super) trait Engine: Send + Sync {
@@ -10,7 +15,7 @@ pub(super) trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Appends the ids of `text`.
-    fn encode(&self, text: &str, special: SpecialTokens, tokens: &mut Vec<u32>) -> Result<()>;
+    fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<()>;
 
     /// The text of `tokens`, special ones written out.
     fn decode(&self, tokens: &[u32]) -> Result<String>;
@@ -22,12 +27,70 @@ pub(super) trait Engine: Send + Sync {
     fn token_to_id(&self, token: &str) -> Option<u32>;
 }
 
-/// `fastokens`: BPE models.
-pub(super) struct Fast(fastokens::Tokenizer);
+/// `fastokens`: BPE models. Long pre-tokens are merged here.
+pub(super) struct Fast {
+    inner: fastokens::Tokenizer,
+    special: SpecialTokens,
+    /// The `tokenizer.json`, for the merges.
+    json: Arc<[u8]>,
+    /// Made for the first long pre-token; `None` if the model has none that are merged here.
+    merges: OnceLock<Option<Merges>>,
+}
 
 impl Fast {
-    pub(super) fn load(json: Value) -> std::result::Result<Self, String> {
-        fastokens::Tokenizer::from_json(json).map(Self).map_err(|error| error.to_string())
+    /// Builds it of a `tokenizer.json`, or says what of it is not supported.
+    pub(super) fn load(
+        json: Value,
+        bytes: Arc<[u8]>,
+        special: SpecialTokens,
+    ) -> std::result::Result<Self, String> {
+        let inner = fastokens::Tokenizer::from_json(json).map_err(|error| error.to_string())?;
+        let tables = if unicode::uses_expressions(inner.pre_tokenizer()) {
+            &unicode::EXPRESSIONS
+        } else {
+            &unicode::SCANNER
+        };
+        if let Some(moved) = &**tables {
+            return Err(format!("tables of the split: {moved}"));
+        }
+        let merges = OnceLock::new();
+        if !ends_in_bytes(inner.pre_tokenizer()) || unicode::EXPRESSIONS.is_some() {
+            let _ = merges.set(None);
+        }
+        Ok(Self { inner, special, json: bytes, merges })
+    }
+
+    fn merges(&self) -> Option<&Merges> {
+        let parse = || Merges::of(&serde_json::from_slice(&self.json).ok()?);
+        self.merges.get_or_init(parse).as_ref()
+    }
+
+    /// Encodes step by step, so that long pre-tokens can be merged in linear time.
+    fn encode_long(&self, text: &str, merges: &Merges, tokens: &mut Vec<u32>) -> Result<()> {
+        let wrong = |error: String| Error::Encode(error);
+        let as_text = self.special == SpecialTokens::Text;
+        let mut pieces = self.inner.build_pre_tokenized_with(text, as_text);
+        if let Some(pre_tokenizer) = self.inner.pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(|error| wrong(error.to_string()))?;
+        }
+        for piece in pieces.splits() {
+            let word = pieces.split_text(piece);
+            match piece.token_id {
+                Some(id) => tokens.push(id),
+                None if word.len() > LONG => merges.encode(word, tokens),
+                None => self.inner.model().tokenize_into(word, tokens).map_err(wrong)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Does the split end with bytes written as characters?
+fn ends_in_bytes(pre_tokenizer: Option<&PreTokenizer>) -> bool {
+    match pre_tokenizer {
+        Some(PreTokenizer::ByteLevel(_)) => true,
+        Some(PreTokenizer::Sequence(steps)) => ends_in_bytes(steps.last()),
+        _ => false,
     }
 }
 
@@ -36,31 +99,40 @@ impl Engine for Fast {
         "fastokens 0.3.5"
     }
 
-    fn encode(&self, text: &str, special: SpecialTokens, tokens: &mut Vec<u32>) -> Result<()> {
-        let policy = match special {
-            SpecialTokens::Parse => fastokens::AddedTokenPolicy::All,
-            SpecialTokens::Text => fastokens::AddedTokenPolicy::SkipSpecial,
+    fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<()> {
+        if text.len() > LONG
+            && may_be_long(text)
+            && let Some(merges) = self.merges()
+        {
+            return self.encode_long(text, merges, tokens);
+        }
+        let policy = match self.special {
+            SpecialTokens::Parse => AddedTokenPolicy::All,
+            SpecialTokens::Text => AddedTokenPolicy::SkipSpecial,
         };
-        let ids = self.0.encode_with_policy(text, false, policy);
+        let ids = self.inner.encode_with_policy(text, false, policy);
         tokens.extend_from_slice(&ids.map_err(|error| Error::Encode(error.to_string()))?);
         Ok(())
     }
 
     fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.0.decode(tokens, false).map_err(|error| Error::Decode(error.to_string()))
+        self.inner.decode(tokens, false).map_err(|error| Error::Decode(error.to_string()))
     }
 
     fn vocab_size(&self) -> u64 {
-        self.0.vocab_size() as u64
+        self.inner.vocab_size() as u64
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {
-        self.0.token_to_id(token)
+        self.inner.token_to_id(token)
     }
 }
 
-/// `tokenizers`, the reference: everything else.
+/// `tokenizers`, the reference: everything else, and the proof of the other.
 pub(super) struct Reference(tokenizers::Tokenizer);
+
+/// Its crate and version.
+pub(super) const REFERENCE: &str = "tokenizers 0.23.2";
 
 impl Reference {
     pub(super) fn load(json: &Value, special: SpecialTokens) -> std::result::Result<Self, String> {
@@ -73,10 +145,10 @@ impl Reference {
 
 impl Engine for Reference {
     fn name(&self) -> &'static str {
-        "tokenizers 0.23.2"
+        REFERENCE
     }
 
-    fn encode(&self, text: &str, _: SpecialTokens, tokens: &mut Vec<u32>) -> Result<()> {
+    fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<()> {
         let encoding = self.0.encode_fast(text, false);
         let encoding = encoding.map_err(|error| Error::Encode(error.to_string()))?;
         tokens.extend_from_slice(encoding.get_ids());

@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use forebay_shard::manifest;
 use serde_json::Value;
 
-use super::{Error, Result};
+use super::{Error, Result, sentencepiece, tiktoken};
 
 /// The built-in vocabulary.
 pub const DEFAULT: &str = "gpt2";
@@ -21,42 +22,65 @@ const EOS_NAMES: [&str; 8] = [
     "[SEP]",
 ];
 
-/// A `tokenizer.json`, read but not built.
+/// A `tokenizer.json`, read but not built; also what stands for a `.tiktoken` or a SentencePiece
+/// `.model` file.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     /// A built-in name, or the name of the copy in the dataset.
     pub name: String,
     /// Where it was read, or the built-in name.
     pub path: PathBuf,
-    /// The file as it is.
-    pub bytes: Vec<u8>,
-    /// Of the file, in hex.
+    /// The `tokenizer.json`.
+    pub bytes: Arc<[u8]>,
+    /// Of these bytes, in hex.
     pub blake3: String,
 }
 
 impl Vocabulary {
-    /// Reads a built-in vocabulary by name or a `tokenizer.json` by path.
+    /// Reads a built-in vocabulary by name, or by path a `tokenizer.json`, `.tiktoken` or
+    /// SentencePiece `.model` file, told apart by what is in them.
     ///
     /// # Errors
-    /// [`Error::Unknown`] if there is neither.
+    /// [`Error::Unknown`] if there is neither; [`Error::NotATokenizer`] for other files.
     pub fn open(name: &str) -> Result<Self> {
         let (name, bytes) = if name == DEFAULT {
             let bytes = zstd::decode_all(GPT2).map_err(|e| Error::Encode(e.to_string()))?;
             (DEFAULT.to_owned(), bytes)
         } else {
             let path = match Path::new(name) {
-                directory if directory.is_dir() => directory.join("tokenizer.json"),
+                directory if directory.is_dir() => {
+                    let names = ["tokenizer.json", "tokenizer.model", "spiece.model"];
+                    let mut files = names.iter().map(|name| directory.join(name));
+                    files.find(|file| file.exists()).unwrap_or(directory.join(names[0]))
+                }
                 file => file.to_path_buf(),
             };
             let bytes = std::fs::read(&path).map_err(|e| match e.kind() {
                 std::io::ErrorKind::NotFound => Error::Unknown { name: name.to_owned() },
                 _ => forebay_store::Error::io("read", &path, e).into(),
             })?;
+            let converted = if tiktoken::is_tiktoken(&bytes) {
+                Some(tiktoken::to_json(&bytes))
+            } else if sentencepiece::is_model(&bytes) {
+                Some(sentencepiece::to_json(&bytes))
+            } else {
+                None
+            };
+            let bytes = match converted {
+                None => bytes,
+                Some(Ok(json)) => json.to_string().into_bytes(),
+                Some(Err(found)) => return Err(Error::NotATokenizer { path, found }),
+            };
             let blake3 = blake3::hash(&bytes).to_hex().to_string();
-            return Ok(Self { name: manifest::TOKENIZER.into(), path, bytes, blake3 });
+            return Ok(Self {
+                name: manifest::TOKENIZER.into(),
+                path,
+                bytes: bytes.into(),
+                blake3,
+            });
         };
         let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        Ok(Self { path: PathBuf::from(&name), name, bytes, blake3 })
+        Ok(Self { path: PathBuf::from(&name), name, bytes: bytes.into(), blake3 })
     }
 
     /// Parsed, without what must not touch training data.
@@ -71,6 +95,10 @@ impl Vocabulary {
             let component =
                 format!("model.dropout = {} (ids would be random)", json["model"]["dropout"]);
             return Err(Error::Unsupported { path: self.path.clone(), component });
+        }
+        // Older files leave the type out where their fields tell it.
+        if json["model"]["type"].is_null() && json["model"]["merges"].is_array() {
+            json["model"]["type"] = "BPE".into();
         }
         json["truncation"] = Value::Null;
         json["padding"] = Value::Null;
