@@ -201,7 +201,10 @@ impl Spool<'_> {
             }
         }
         if let Some(tokenizer) = tokenizer {
-            let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+            // Growing would copy all: some bytes to spare instead.
+            let text_bytes = usize::try_from(item.text_bytes).unwrap_or(0);
+            let mut tokens = Vec::with_capacity(text_bytes / 3 + batch.documents.len());
+            let mut ends = Vec::with_capacity(batch.documents.len());
             for at in 0..batch.documents.len() {
                 let [_, _, text] = batch.strings(at)?;
                 let start = tokens.len();
@@ -398,5 +401,5 @@ impl Batch {
 
 fn utf8(bytes: &[u8]) -> Result<&str> {
     let broken = || forebay_shard::Error::file(Path::new("spool"), "changed under the run");
-    Ok(std::str::from_utf8(bytes).map_err(|_| broken())?)
+    Ok(simdutf8::basic::from_utf8(bytes).map_err(|_| broken())?)
 }

@@ -25,9 +25,11 @@ mod error;
 pub mod index;
 pub mod input;
 pub mod manifest;
+mod pages;
 mod removed;
 pub mod simd;
 mod strings;
+
 mod verify;
 mod writer;
 

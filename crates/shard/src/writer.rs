@@ -6,23 +6,27 @@
 //! lengths of its rows give the byte offset of every document. [`ShardWriter::finish`] reads the
 //! file back and refuses to hand it out if one document is not where that says.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, ListArray, StringArray, UInt32Array, UInt64Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::record_batch::RecordBatch;
 use forebay_store::{Map, NewFile};
-use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::index::{BLOCK_BYTES, ShardIndex};
+use crate::pages::TokenColumn;
 use crate::strings::Strings;
 use crate::{Error, Result};
 
@@ -34,6 +38,10 @@ const ROW_GROUP_BYTES: u64 = 64 << 20;
 /// documents alone, never on how they arrive.
 const BATCH_ROWS: usize = 1024;
 const BATCH_BYTES: usize = 4 << 20;
+/// What goes to the file system at once.
+const SINK_BYTES: usize = 1 << 20;
+/// Place of the column `tokens`.
+const TOKENS: usize = 2;
 
 /// Which columns follow `id` and `source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,10 +111,14 @@ pub struct Shard {
 /// Writes one shard, row by row.
 pub struct ShardWriter {
     file: NewFile,
-    writer: ArrowWriter<std::fs::File>,
+    writer: SerializedFileWriter<BufWriter<File>>,
+    factory: ArrowRowGroupWriterFactory,
     schema: Arc<Schema>,
     columns: Columns,
     pending: Pending,
+    /// Columns of the open row group; that of the tokens apart.
+    group: Vec<ArrowColumnWriter>,
+    tokens: TokenColumn,
     /// Bytes of tokens and text in the open row group.
     group_bytes: u64,
     text_bytes: u64,
@@ -119,8 +131,6 @@ struct Pending {
     ids: Strings,
     sources: Strings,
     texts: Strings,
-    tokens: Vec<u32>,
-    lengths: Vec<usize>,
     notes: Vec<Note>,
 }
 
@@ -132,10 +142,25 @@ impl ShardWriter {
     pub fn create(path: &Path, columns: Columns) -> Result<Self> {
         let schema = Arc::new(schema(columns));
         let file = NewFile::create(path)?;
-        let writer = ArrowWriter::try_new(file.handle()?, Arc::clone(&schema), Some(properties()))
-            .map_err(|e| parquet_error(path, e))?;
-        let (pending, rows) = (Pending::default(), Vec::new());
-        Ok(Self { file, writer, schema, columns, pending, group_bytes: 0, text_bytes: 0, rows })
+        let wrap = |e| parquet_error(path, e);
+        let mut properties = properties();
+        add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let root = ArrowSchemaConverter::new().convert(&schema).map_err(wrap)?.root_schema_ptr();
+        let sink = BufWriter::with_capacity(SINK_BYTES, file.handle()?);
+        let writer = SerializedFileWriter::new(sink, root, Arc::new(properties)).map_err(wrap)?;
+        Ok(Self {
+            file,
+            factory: ArrowRowGroupWriterFactory::new(&writer, Arc::clone(&schema)),
+            writer,
+            schema,
+            columns,
+            pending: Pending::default(),
+            group: Vec::new(),
+            tokens: TokenColumn::default(),
+            group_bytes: 0,
+            text_bytes: 0,
+            rows: Vec::new(),
+        })
     }
 
     /// Appends one document.
@@ -147,8 +172,8 @@ impl ShardWriter {
         pending.ids.push(row.id);
         pending.sources.push(row.source);
         if self.columns.tokens {
-            pending.tokens.extend_from_slice(row.tokens);
-            pending.lengths.push(row.tokens.len());
+            let pushed = self.tokens.push(row.tokens);
+            pushed.map_err(|e| parquet_error(self.file.target(), e))?;
         }
         if self.columns.text {
             pending.texts.push(row.text);
@@ -169,16 +194,41 @@ impl ShardWriter {
         let group_full = self.group_bytes >= ROW_GROUP_BYTES;
         if group_full
             || self.pending.ids.len() >= BATCH_ROWS
-            || 4 * self.pending.tokens.len() + self.pending.texts.bytes() >= BATCH_BYTES
+            || self.pending.texts.bytes() >= BATCH_BYTES
         {
             self.encode()?;
         }
         if group_full {
-            self.group_bytes = 0;
-            let flushed = self.writer.flush();
-            flushed.map_err(|e| parquet_error(self.file.target(), e))?;
+            self.end_group()?;
         }
         Ok(())
+    }
+
+    /// Writes the open row group.
+    fn end_group(&mut self) -> Result<()> {
+        self.encode()?;
+        self.group_bytes = 0;
+        let columns = std::mem::take(&mut self.group);
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let tokens = std::mem::take(&mut self.tokens);
+        let write = || {
+            let mut tokens = self.columns.tokens.then_some(tokens);
+            let schema = self.writer.schema_descr().columns().to_vec();
+            let mut group = self.writer.next_row_group()?;
+            for (leaf, column) in columns.into_iter().enumerate() {
+                match tokens.take_if(|_| leaf == TOKENS) {
+                    Some(tokens) => {
+                        let (pages, close) = tokens.finish(Arc::clone(&schema[leaf]))?;
+                        group.append_column(&pages, close)?;
+                    }
+                    None => column.close()?.append_to_row_group(&mut group)?,
+                }
+            }
+            group.close()
+        };
+        write().map(|_| ()).map_err(|e| parquet_error(self.file.target(), e))
     }
 
     /// Completes the file, reads it back, checks the place of every document and hashes it all.
@@ -189,10 +239,14 @@ impl ShardWriter {
     /// # Errors
     /// [`Error::Corrupt`] if the tokens of a document are not whole, plain and in place.
     pub fn finish(mut self, threads: usize) -> Result<Shard> {
-        self.encode()?;
+        self.end_group()?;
         let file = self.file;
         let path = file.target().to_path_buf();
-        let metadata = self.writer.close().map_err(|e| parquet_error(&path, e))?;
+        let metadata = self.writer.finish().map_err(|e| parquet_error(&path, e))?;
+        // What a failed write leaves in the buffer is not tried again when it is dropped.
+        let sink = self.writer.into_inner().map_err(|e| parquet_error(&path, e))?;
+        let flushed = sink.into_inner();
+        flushed.map_err(|e| forebay_store::Error::io("write", &path, e.into_error()))?;
 
         let bytes = Map::open(file.temporary())?;
         let hash = || blake3::hash(&bytes).to_hex().to_string();
@@ -234,9 +288,8 @@ impl ShardWriter {
         }
         let mut columns: Vec<ArrayRef> = vec![strings(&pending.ids), strings(&pending.sources)];
         if self.columns.tokens {
-            let offsets = OffsetBuffer::from_lengths(pending.lengths);
-            let values = Arc::new(UInt32Array::from(pending.tokens));
-            columns.push(Arc::new(ListArray::new(element(), offsets, values, None)));
+            // Its pages are made apart.
+            columns.push(Arc::new(UInt32Array::from_iter_values([])));
         }
         if self.columns.text {
             columns.push(strings(&pending.texts));
@@ -254,10 +307,24 @@ impl ShardWriter {
             let values = UInt32Array::from_iter_values(notes.iter().flat_map(|n| n.masked.clone()));
             columns.push(Arc::new(ListArray::new(element(), offsets, Arc::new(values), None)));
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
-            .map_err(ParquetError::from)
-            .and_then(|batch| self.writer.write(&batch))
-            .map_err(|e| parquet_error(self.file.target(), e))
+        let mut write = || {
+            if self.group.is_empty() {
+                let number = self.writer.flushed_row_groups().len();
+                self.group = self.factory.create_column_writers(number)?;
+            }
+            let fields = self.schema.fields().iter().zip(&columns).zip(&mut self.group);
+            for (leaf, ((field, column), writer)) in fields.enumerate() {
+                if leaf == TOKENS && self.columns.tokens {
+                    continue;
+                }
+                // Every column is one leaf.
+                for leaf in compute_leaves(field, column)? {
+                    writer.write(&leaf)?;
+                }
+            }
+            Ok(())
+        };
+        write().map_err(|e| parquet_error(self.file.target(), e))
     }
 }
 
@@ -330,14 +397,13 @@ fn token_offsets(
     metadata: &ParquetMetaData,
     rows: &[(u32, u64)],
 ) -> Result<Vec<(u64, u32)>> {
-    const LEAF: usize = 2;
     let broken = |expected: &str, found: String| {
         Error::corrupt(path, "layout of the column tokens", expected, found)
     };
     let index = metadata.offset_index().ok_or_else(|| broken("an offset index", "none".into()))?;
     let mut offsets = Vec::with_capacity(rows.len());
     for (group, pages) in metadata.row_groups().iter().zip(index) {
-        let column = group.column(LEAF);
+        let column = group.column(TOKENS);
         if column.compression() != Compression::UNCOMPRESSED {
             return Err(broken("no compression", column.compression().to_string()));
         }
@@ -346,7 +412,7 @@ fn token_offsets(
         }
         let first = offsets.len();
         let group_rows = usize::try_from(group.num_rows()).unwrap_or(usize::MAX);
-        let pages = pages[LEAF].page_locations();
+        let pages = pages[TOKENS].page_locations();
         for (number, page) in pages.iter().enumerate() {
             let row = |at: i64| first + usize::try_from(at).unwrap_or(usize::MAX);
             let end = pages.get(number + 1).map_or(first + group_rows, |p| row(p.first_row_index));

@@ -164,7 +164,7 @@ impl Tokenizer {
         let entry = TokenizerEntry {
             name: vocabulary.name.clone(),
             blake3: vocabulary.blake3.clone(),
-            vocab_size: engine.vocab_size(),
+            vocab_size: engine.vocab_size().max(end_of_ids(&json)),
             eos,
             special_tokens: match options.special_tokens {
                 SpecialTokens::Parse => "parse".into(),
@@ -226,6 +226,13 @@ impl Tokenizer {
         }
         self.engine.decode(tokens)
     }
+}
+
+/// One more than the highest id: ids may leave gaps.
+fn end_of_ids(json: &serde_json::Value) -> u64 {
+    let ids = json["model"]["vocab"].as_object().into_iter().flat_map(|vocab| vocab.values());
+    let added = json["added_tokens"].as_array().into_iter().flatten().map(|token| &token["id"]);
+    ids.chain(added).filter_map(serde_json::Value::as_u64).max().map_or(0, |id| id + 1)
 }
 
 #[cfg(test)]

@@ -4,10 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use fastokens::AddedTokenPolicy;
 use fastokens::pre_tokenizers::PreTokenizer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::long::{LONG, Merges, may_be_long};
 use super::{Error, Result, SpecialTokens, unicode};
+
+/// MONGOLIAN VOWEL SEPARATOR, a space for the expressions that split step by step, for nobody else.
+const NOT_A_SPACE: char = '\u{180e}';
 
 /// An encoder; called from many threads.
 pub(super) trait Engine: Send + Sync {
@@ -44,13 +47,21 @@ impl Fast {
         bytes: Arc<[u8]>,
         special: SpecialTokens,
     ) -> std::result::Result<Self, String> {
+        let model = json["model"]["type"].as_str().unwrap_or("BPE");
+        if model != "BPE" {
+            return Err(format!("its model is {model}"));
+        }
+        if let Some(token) = moved_token(&json) {
+            return Err(format!("the reference gives added token {token} another id"));
+        }
+        let (normalizer, pre_tokenizer) =
+            (json["normalizer"].clone(), json["pre_tokenizer"].clone());
         let inner = fastokens::Tokenizer::from_json(json).map_err(|error| error.to_string())?;
-        let tables = if unicode::uses_expressions(inner.pre_tokenizer()) {
-            &unicode::EXPRESSIONS
-        } else {
-            &unicode::SCANNER
-        };
-        if let Some(moved) = &**tables {
+        let parts = json!({ "normalizer": normalizer, "pre_tokenizer": pre_tokenizer });
+        if !unicode::is_known(&parts, inner.pre_tokenizer()) {
+            return Err("its normalizer or split is not one of the known ones".into());
+        }
+        if let Some(moved) = &*unicode::SCANNER {
             return Err(format!("tables of the split: {moved}"));
         }
         let merges = OnceLock::new();
@@ -85,6 +96,25 @@ impl Fast {
     }
 }
 
+/// An added token that has an id in the file that the reference does not give it: one that is not
+/// in the vocabulary gets the next free id, whatever the file says.
+fn moved_token(json: &Value) -> Option<&str> {
+    let vocabulary = json["model"]["vocab"].as_object()?;
+    let size = vocabulary.len() as u64;
+    let mut highest: Option<u64> = None;
+    for token in json["added_tokens"].as_array()? {
+        let content = token["content"].as_str()?;
+        let known = vocabulary.get(content).and_then(Value::as_u64);
+        let next = highest.filter(|&id| id >= size).map_or(size, |id| id + 1);
+        let id = known.unwrap_or(next);
+        if token["id"] != id {
+            return Some(content);
+        }
+        highest = highest.max(Some(id));
+    }
+    None
+}
+
 /// Does the split end with bytes written as characters?
 fn ends_in_bytes(pre_tokenizer: Option<&PreTokenizer>) -> bool {
     match pre_tokenizer {
@@ -102,6 +132,7 @@ impl Engine for Fast {
     fn encode(&self, text: &str, tokens: &mut Vec<u32>) -> Result<()> {
         if text.len() > LONG
             && may_be_long(text)
+            && !text.contains(NOT_A_SPACE)
             && let Some(merges) = self.merges()
         {
             return self.encode_long(text, merges, tokens);

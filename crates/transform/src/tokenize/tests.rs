@@ -1,3 +1,7 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::long::LONG;
 use super::*;
 
@@ -213,4 +217,44 @@ fn a_difference_to_the_reference_is_named() {
     );
     assert!(verifier.check("Hello", &[]).unwrap_err().to_string().contains("found the end"));
     assert!(verifier.note().contains(" 1 documents"));
+}
+
+/// Splits of other models over the built-in vocabulary, to the last character that there is.
+#[test]
+fn known_splits_equal_the_reference_on_every_character() {
+    let gpt2 = Vocabulary::open(DEFAULT).unwrap().json().unwrap();
+    let split = |pattern: &str| json!({ "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false });
+    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false });
+    let deepseek = [
+        fastokens::tiktoken::DEEPSEEK_SPLIT1_PATTERN,
+        fastokens::tiktoken::DEEPSEEK_SPLIT2_PATTERN,
+        fastokens::tiktoken::DEEPSEEK_SPLIT3_PATTERN,
+    ];
+    for patterns in [&[tiktoken::CL100K][..], &[tiktoken::QWEN], &[tiktoken::O200K], &deepseek] {
+        let mut json = gpt2.clone();
+        let mut steps: Vec<_> = patterns.iter().map(|pattern| split(pattern)).collect();
+        steps.push(bytes.clone());
+        json["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": steps });
+        let reference = Reference::load(&json, SpecialTokens::Parse).unwrap();
+        let fast =
+            Fast::load(json.clone(), json.to_string().as_bytes().into(), SpecialTokens::Parse);
+        let fast = fast.unwrap_or_else(|why| panic!("{why}"));
+        let run = "x".repeat(LONG + 1);
+        for block in (0x80..0x3_2000_u32).collect::<Vec<_>>().chunks(2_048) {
+            let scalars = block.iter().filter_map(|&c| char::from_u32(c));
+            let text: String =
+                scalars.flat_map(|c| [' ', c, 'a', c, '1', c, '!', c, '\n', c]).collect();
+            // The second one goes step by step.
+            for text in [text.clone(), text + &run] {
+                let (mut expected, mut found) = (Vec::new(), Vec::new());
+                reference.encode(&text, &mut expected).unwrap();
+                fast.encode(&text, &mut found).unwrap();
+                assert!(found == expected, "{patterns:?} from U+{:04X}", block[0]);
+            }
+        }
+    }
+    // Another one is left to the reference.
+    let mut json = gpt2.clone();
+    json["pre_tokenizer"] = split("\\s+|\\S+");
+    assert!(Fast::load(json, Arc::default(), SpecialTokens::Parse).is_err());
 }

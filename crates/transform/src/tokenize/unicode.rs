@@ -7,6 +7,9 @@
 use std::sync::LazyLock;
 
 use fastokens::pre_tokenizers::PreTokenizer;
+use fastokens::tiktoken::{
+    DEEPSEEK_SPLIT1_PATTERN, DEEPSEEK_SPLIT2_PATTERN, DEEPSEEK_SPLIT3_PATTERN,
+};
 use serde_json::{Map, Value, json};
 
 use super::long::byte_character;
@@ -18,21 +21,57 @@ pub const UNICODE: &str = "16.0.0";
 pub(super) static SCANNER: LazyLock<Option<String>> =
     LazyLock::new(|| check(&json!({ "type": "ByteLevel", "add_prefix_space": false })));
 
-/// What the tables of the regular expressions say that it takes for other splits.
+/// What the tables of the expressions say by which it splits step by step.
 pub(super) static EXPRESSIONS: LazyLock<Option<String>> = LazyLock::new(|| {
     let pattern = json!({ "Regex": "\\p{L}+|\\p{N}+|[^\\p{L}\\p{N}]+" });
     check(&json!({ "type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false }))
 });
 
-/// Does a split go by expressions of its own?
-pub(super) fn uses_expressions(pre_tokenizer: Option<&PreTokenizer>) -> bool {
-    match pre_tokenizer {
-        Some(PreTokenizer::Split(split)) => split.scan_kind().is_none(),
-        Some(PreTokenizer::Sequence(steps)) => {
-            steps.iter().any(|step| uses_expressions(Some(step)))
+/// Does the encoder know normalizer and split by its own code? What it takes for others is a
+/// library of expressions whose classes are not quite the reference's: U+180E is a space there.
+pub(super) fn is_known(json: &Value, pre_tokenizer: Option<&PreTokenizer>) -> bool {
+    is_known_normalizer(&json["normalizer"])
+        && match pre_tokenizer {
+            None | Some(PreTokenizer::ByteLevel(_)) => true,
+            Some(PreTokenizer::Split(split)) => {
+                split.scan_kind().is_some()
+                    || json["pre_tokenizer"]["pattern"]["String"].is_string()
+            }
+            Some(PreTokenizer::Sequence(steps)) => match steps.as_slice() {
+                [PreTokenizer::Split(split), PreTokenizer::ByteLevel(bytes)] => {
+                    split.scan_kind().is_some() && bytes.is_bulk_only()
+                }
+                [_, _, _, PreTokenizer::ByteLevel(bytes)] => {
+                    bytes.is_bulk_only() && is_deepseek(&json["pre_tokenizer"]["pretokenizers"])
+                }
+                [PreTokenizer::ByteLevel(_)] => true,
+                _ => false,
+            },
+            Some(PreTokenizer::Digits(_)) => false,
         }
-        _ => false,
+}
+
+fn is_known_normalizer(normalizer: &Value) -> bool {
+    match normalizer["type"].as_str() {
+        None => normalizer.is_null(),
+        Some("NFC" | "Prepend") => true,
+        Some("Replace") => normalizer["pattern"]["String"].is_string(),
+        Some("Sequence") => normalizer["normalizers"]
+            .as_array()
+            .is_some_and(|all| all.iter().all(is_known_normalizer)),
+        Some(_) => false,
     }
+}
+
+/// The splits of DeepSeek V3, as they are in its file.
+fn is_deepseek(steps: &Value) -> bool {
+    let patterns = [DEEPSEEK_SPLIT1_PATTERN, DEEPSEEK_SPLIT2_PATTERN, DEEPSEEK_SPLIT3_PATTERN];
+    patterns.iter().enumerate().all(|(at, pattern)| {
+        let step = &steps[at];
+        step["pattern"]["Regex"] == **pattern
+            && step["behavior"] == "Isolated"
+            && step["invert"] != true
+    })
 }
 
 fn check(pre_tokenizer: &Value) -> Option<String> {
