@@ -99,14 +99,16 @@ def main():
     parser.add_argument("inputs", nargs="+")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/forebay")
     parser.add_argument("--tokenizer", default="gpt2")
+    parser.add_argument("--shard-size", default="1MiB")
+    parser.add_argument("--no-eos", action="store_true", help="for vocabularies without an end-of-text token")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as scratch:
 
-        def prep(name, *more):
+        def prep(name):
             out = pathlib.Path(scratch) / name
-            command = [args.binary, "prep", *args.inputs, "--out", out, "--tokenizer", args.tokenizer, "--shard-size", "1MiB"]
-            subprocess.run([*command, "--format", name, *more, "--quiet"], check=True, stdout=subprocess.DEVNULL)
+            command = [args.binary, "prep", *args.inputs, "--out", out, "--tokenizer", args.tokenizer, "--shard-size", args.shard_size]
+            subprocess.run([*command, "--format", name, *(["--no-eos"] if args.no_eos else []), "--quiet"], check=True, stdout=subprocess.DEVNULL)
             return out, json.loads((out / "manifest.json").read_text())
 
         out, manifest = prep("forebay")

@@ -104,10 +104,9 @@ impl Format {
     /// What its readers expect a token to be for a vocabulary of this size.
     pub fn token_type(self, vocab_size: u64) -> TokenType {
         match self {
-            Self::Forebay => TokenType::U32,
             Self::Megatron => megatron::token_type(vocab_size),
             Self::Datatrove | Self::Npy | Self::Olmo if vocab_size <= 1 << 16 => TokenType::U16,
-            Self::Datatrove | Self::Npy | Self::Olmo => TokenType::U32,
+            Self::Forebay | Self::Datatrove | Self::Npy | Self::Olmo => TokenType::U32,
         }
     }
 
