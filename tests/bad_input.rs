@@ -272,7 +272,7 @@ fn malformed_parquet_files_are_refused() {
         // Whatever column it has is asked for.
         for column in columns(&bad) {
             let out = dir.path().join(format!("{number}-{column}"));
-            let more = ["--text-field", &column, "--on-error", "skip", "--format", "parquet"];
+            let more = ["--text-field", &column, "--on-error", "skip", "--input-format", "parquet"];
             let ran = prep(&[&bad], &out, &more);
             assert!([0, 1, 3].contains(&ran.code), "{}: {ran:?}", bad.display());
             assert!(!ran.stderr.contains("RUST_BACKTRACE"), "{}: {ran:?}", bad.display());

@@ -198,7 +198,7 @@ fn fields_formats_and_line_ends_are_what_the_user_says() {
         "body",
         "--id-field",
         "key",
-        "--format",
+        "--input-format",
         "jsonl",
         "--keep-text",
         "--no-shuffle",

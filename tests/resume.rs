@@ -72,6 +72,44 @@ fn twenty_four_kills_leave_no_trace() {
     assert!(resumed > 3, "{resumed} of {round} rounds had something to resume");
 }
 
+/// Shards of several files are whole or made again, whichever of the files was there.
+#[test]
+fn kills_leave_no_trace_in_shards_of_several_files() {
+    let dir = temp();
+    let more = [&MORE[..], &["--format", "olmo"]].concat();
+    let whole = dir.path().join("whole");
+    prep(&[&sample()], &whole, &more).exits(0);
+    let expected = hashes(&whole);
+    let (mut resumed, mut round) = (0, 0);
+    while resumed < 6 {
+        assert!(round < 100, "never caught it between two shards");
+        let out = dir.path().join(format!("killed-{round}"));
+        let mut child = command(&sample(), &out).args(["--format", "olmo"]).spawn().unwrap();
+        wait_for(["part-00000", "part-00002", "part-00005"][round % 3], &out, &mut child);
+        std::thread::sleep(Duration::from_micros(pseudo_random(round as u64) % 3_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if out.join("part-00000.csv.gz").exists() && round % 2 == 0 {
+            fs::remove_file(out.join("part-00000.csv.gz")).unwrap();
+        }
+        if !out.join("manifest.json").exists() {
+            // The format of shards that are there already cannot be changed.
+            let work = out.join(".work");
+            if fs::read_dir(&work).is_ok_and(|all| {
+                all.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".done"))
+            }) {
+                resumed += 1;
+                prep(&[&sample()], &out, &MORE).complains(&["unfinished run", "options"]);
+            }
+            prep(&[&sample()], &out, &more).exits(0);
+            assert_eq!(hashes(&out), expected, "round {round}");
+        }
+        fs::remove_dir_all(out).unwrap();
+        round += 1;
+    }
+    prep(&[&sample()], &whole, &MORE).complains(&["finished dataset"]);
+}
+
 /// Torn scratch files, as a power cut leaves them, are found out and made again.
 #[test]
 fn scratch_files_are_checked_before_they_are_believed() {

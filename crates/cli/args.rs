@@ -48,8 +48,8 @@ pub struct Inputs {
     #[arg(long, default_value = "id", value_name = "NAME")]
     pub id_field: String,
     /// What the inputs are; told from first bytes and names by default
-    #[arg(long, default_value = "auto")]
-    pub format: Format,
+    #[arg(long, default_value = "auto", value_name = "FORMAT")]
+    pub input_format: Format,
     /// A record that is no document: stop, or leave it out and list it in removed/
     #[arg(long, default_value = "fail")]
     pub on_error: OnError,
@@ -87,7 +87,7 @@ impl Inputs {
             text_field: self.text_field.clone(),
             id_field: self.id_field.clone(),
             extra: Vec::new(),
-            format: match self.format {
+            format: match self.input_format {
                 Format::Auto => input::Format::Auto,
                 Format::Jsonl => input::Format::Jsonl,
                 Format::Parquet => input::Format::Parquet,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 use forebay_pipeline::index;
 use forebay_shard::input::{self, Cursor, Options, Source};
+use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Dataset, Manifest, manifest};
 use forebay_transform::tokenize::Tokenizer;
 use serde_json::{Value, json};
@@ -78,7 +79,7 @@ impl Inspect {
     fn dataset(&self, report: &mut Report) -> anyhow::Result<()> {
         let dataset = Dataset::open(&self.path)?;
         let manifest = dataset.manifest();
-        let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+        let bytes: u64 = manifest.shards.iter().map(ShardEntry::all_bytes).sum();
         let tokens =
             manifest.tokens.map_or(String::new(), |t| format!("{} tokens, ", format::count(t)));
         report.line(format!(
@@ -111,10 +112,16 @@ impl Inspect {
             ));
         }
         let heads = dataset.head(0, self.samples)?;
+        let layout = manifest.layout;
+        let flat = layout.map(|layout| {
+            format!("{} tokens as {}", layout.format.name(), layout.token_type.name())
+        });
+        let parquet = |column| layout.is_none().then_some(column);
         let schema: Vec<&str> = [
-            Some("id: string"),
-            Some("source: string"),
-            manifest.tokens.map(|_| "tokens: list<uint32>"),
+            flat.as_deref(),
+            parquet("id: string"),
+            parquet("source: string"),
+            manifest.tokens.and_then(|_| parquet("tokens: list<uint32>")),
             heads.first().and_then(|head| head.text.as_ref()).map(|_| "text: string"),
         ]
         .into_iter()
@@ -123,8 +130,8 @@ impl Inspect {
         report.line(format!("schema   {}", schema.join(", ")));
 
         let mut histogram = Vec::new();
-        if manifest.index.is_some() {
-            histogram = lengths(dataset.index()?.entries().iter().map(|entry| entry.tokens));
+        if let Some(counts) = dataset.token_counts()? {
+            histogram = lengths(counts.into_iter());
             show_lengths(&histogram, report);
         }
         let tokenizer = match &manifest.tokenizer {

@@ -14,7 +14,7 @@ use crate::report::{Report, Usage};
 /// Iterate the batches of a dataset and say how fast
 #[derive(Args)]
 pub struct Load {
-    /// Directory of the dataset
+    /// Directory of the dataset, or PREFIX, PREFIX.bin or PREFIX.idx of a Megatron dataset
     dataset: PathBuf,
     /// Tokens of a sample
     #[arg(long, default_value = "2048", value_name = "N")]
@@ -40,7 +40,7 @@ pub struct Load {
     /// Batches to iterate; the rest of the epoch by default
     #[arg(long, value_name = "N")]
     steps: Option<u64>,
-    /// Show the first N samples as text, at most those of one epoch
+    /// Show the first N samples as text (ids if there is no tokenizer), at most those of one epoch
     #[arg(long, default_value_t = 0, value_name = "N")]
     print: usize,
 }
@@ -127,12 +127,9 @@ impl Load {
         printed: &mut Vec<serde_json::Value>,
         report: &mut Report,
     ) -> anyhow::Result<()> {
-        let entry = loader.dataset().manifest().tokenizer.clone();
-        let entry = entry.ok_or_else(|| forebay_shard::Error::Lacks {
-            path: self.dataset.clone(),
-            what: "tokens",
-        })?;
-        let tokenizer = Tokenizer::of_dataset(&self.dataset, &entry)?;
+        let entry = loader.dataset().and_then(|dataset| dataset.manifest().tokenizer.as_ref());
+        let tokenizer =
+            entry.map(|entry| Tokenizer::of_dataset(&self.dataset, entry)).transpose()?;
         let mut batch = Batch::default();
         let epoch = loader.steps() * self.batch_size.get() as u64;
         let wanted = self.print.min(usize::try_from(epoch).unwrap_or(usize::MAX));
@@ -140,8 +137,9 @@ impl Load {
             loader.next_batch(&mut batch)?;
             let rows = batch.input_ids.chunks_exact(self.seq_len.get()).zip(&batch.samples);
             for (row, sample) in rows.take(wanted - printed.len()) {
-                let text = tokenizer.decode(row)?;
-                report.line(format!("sample {sample}: {}", format::line(&text, SHOWN_CHARACTERS)));
+                let text = tokenizer.as_ref().map(|tokenizer| tokenizer.decode(row)).transpose()?;
+                let shown = text.clone().unwrap_or_else(|| format!("{row:?}"));
+                report.line(format!("sample {sample}: {}", format::line(&shown, SHOWN_CHARACTERS)));
                 printed.push(json!({ "sample": sample, "input_ids": row, "text": text }));
             }
         }

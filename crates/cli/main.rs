@@ -14,6 +14,7 @@ mod prep;
 mod progress;
 mod report;
 mod run;
+mod shard_format;
 mod tokenize;
 mod verify;
 

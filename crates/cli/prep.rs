@@ -4,6 +4,7 @@ use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
 use crate::duplicates::DedupArgs;
 use crate::report::{Report, Usage};
 use crate::run::Run;
+use crate::shard_format::ShardFormat;
 
 /// The main job: raw text in, a deduplicated, tokenized, shuffled dataset out
 #[derive(Args)]
@@ -14,6 +15,8 @@ pub struct Prep {
     out: Out,
     #[command(flatten)]
     output: Output,
+    #[command(flatten)]
+    format: ShardFormat,
     /// Seed of the shuffle
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -36,11 +39,13 @@ impl Prep {
             let what = "ranges of bytes say nothing about tokens";
             return Err(Usage(format!("--cuts mask: {what}; expected it with `dedup`")).into());
         }
+        let format = self.format.get(self.keep_text)?;
         let vocabulary = self.tokenize.vocabulary()?;
         steps.tokenize = Some(self.tokenize.options());
         steps.shuffle = (!self.no_shuffle).then_some(self.seed);
         let mut run = Run::new("prep", &self.inputs, &self.out.out, &self.output, steps);
         run.options.keep_text = self.keep_text;
+        run.options.format = format;
         run.options.against = self.dedup.against();
         run.options.write_index = self.dedup.write_index();
         run.vocabulary = Some(&vocabulary);

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use forebay_pipeline::{Execution, Finished, Form, Options, Steps};
-use forebay_shard::manifest::Counts;
+use forebay_shard::manifest::{Counts, ShardEntry};
 use forebay_transform::tokenize::Vocabulary;
 use serde_json::json;
 
@@ -119,7 +119,7 @@ impl Run<'_> {
             ));
         }
 
-        let size: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
+        let size: u64 = manifest.shards.iter().map(ShardEntry::all_bytes).sum();
         let (shards, size) = (manifest.shards.len(), format::bytes(size));
         let plural = if shards == 1 { "" } else { "s" };
         match manifest.tokens {

@@ -9,7 +9,7 @@ pub struct Piece {
     pub shard: u32,
     /// First byte.
     pub offset: u64,
-    /// How many tokens of 4 bytes.
+    /// How many.
     pub tokens: u32,
 }
 
@@ -17,13 +17,14 @@ pub struct Piece {
 #[derive(Debug, Clone, Copy)]
 pub struct Concat<'a> {
     index: &'a Index,
+    token_bytes: u64,
     seq_len: u64,
 }
 
 impl<'a> Concat<'a> {
-    /// Samples of `seq_len` tokens.
-    pub fn new(index: &'a Index, seq_len: usize) -> Self {
-        Self { index, seq_len: seq_len as u64 }
+    /// Samples of `seq_len` tokens, stored in `token_bytes` each.
+    pub fn new(index: &'a Index, token_bytes: usize, seq_len: usize) -> Self {
+        Self { index, token_bytes: token_bytes as u64, seq_len: seq_len as u64 }
     }
 
     /// How many whole samples there are. The tokens after the last one, fewer than `seq_len`,
@@ -46,18 +47,18 @@ impl<'a> Concat<'a> {
             let entry = &entries[document];
             let skip = token - entry.token_start;
             let tokens = (u64::from(entry.tokens) - skip).min(missing);
-            let offset = entry.offset + 4 * skip;
+            let offset = entry.offset + self.token_bytes * skip;
             match &mut open {
                 Some((piece, end)) if piece.shard == entry.shard && *end == offset => {
                     piece.tokens += tokens as u32;
-                    *end += 4 * tokens;
+                    *end += self.token_bytes * tokens;
                 }
                 _ => {
                     if let Some((piece, _)) = open.take() {
                         each(piece);
                     }
                     let piece = Piece { shard: entry.shard, offset, tokens: tokens as u32 };
-                    open = (tokens > 0).then_some((piece, offset + 4 * tokens));
+                    open = (tokens > 0).then_some((piece, offset + self.token_bytes * tokens));
                 }
             }
             token += tokens;

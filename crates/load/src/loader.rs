@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use forebay_shard::{Dataset, Index};
+use forebay_shard::{Dataset, Error as ShardError, TokenFiles, TokenType};
 use forebay_store::File;
 
 use crate::concat::Concat;
@@ -29,7 +29,7 @@ pub struct State {
     pub epoch: u64,
     /// Samples of the epoch that all ranks together have taken.
     pub position: u64,
-    /// blake3 of the dataset's index, in hex: a state fits one dataset.
+    /// blake3 over the dataset's index, in hex: a state fits one dataset.
     pub dataset: String,
 }
 
@@ -45,9 +45,11 @@ pub struct Batch {
 /// Iterates the batches of one rank, epoch after epoch.
 #[derive(Debug)]
 pub struct Loader {
-    dataset: Dataset,
-    index: Index,
+    tokens: TokenFiles,
+    /// Opened when first needed.
     shards: Vec<Option<File>>,
+    /// Tokens narrower or wider than u32, as they are stored.
+    stored: Vec<u8>,
     config: Config,
     order: Option<Permutation>,
     samples: u64,
@@ -55,13 +57,14 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Opens the dataset in `directory`, at the start of epoch 0.
+    /// Opens the dataset at `path`, a directory or a Megatron prefix, at the start of epoch 0.
     ///
-    /// Cost: the manifest is parsed and the index mapped, whatever the size of the dataset.
+    /// Cost: the manifest is parsed and the index mapped, whatever the size of the dataset; an
+    /// index of Megatron's is read whole.
     ///
     /// # Errors
     /// If there are no tokens, or fewer samples than one global batch takes.
-    pub fn open(directory: &Path, config: Config) -> Result<Self> {
+    pub fn open(path: &Path, config: Config) -> Result<Self> {
         positive("seq_len", config.seq_len)?;
         positive("batch_size", config.batch_size)?;
         positive("world_size", config.world_size)?;
@@ -72,16 +75,16 @@ impl Loader {
                 found: config.rank.to_string(),
             });
         }
-        let dataset = Dataset::open(directory)?;
-        let index = dataset.index()?;
-        let samples = Concat::new(&index, config.seq_len).samples();
-        let hash = dataset.manifest().index.as_ref().map(|index| index.blake3.clone());
-        let state = State { epoch: 0, position: 0, dataset: hash.unwrap_or_default() };
-        let shards = dataset.manifest().shards.iter().map(|_| None).collect();
-        let mut loader = Self { dataset, index, shards, config, order: None, samples, state };
+        let tokens = TokenFiles::open(path)?;
+        let token_bytes = tokens.token_type().bytes();
+        let samples = Concat::new(tokens.index(), token_bytes, config.seq_len).samples();
+        let state = State { epoch: 0, position: 0, dataset: tokens.identity().to_owned() };
+        let shards = tokens.files().iter().map(|_| None).collect();
+        let (order, stored) = (None, Vec::new());
+        let mut loader = Self { tokens, shards, stored, config, order, samples, state };
         if loader.steps() == 0 {
             return Err(Error::TooSmall {
-                path: directory.to_path_buf(),
+                path: path.to_path_buf(),
                 expected: loader.global_batch(),
                 found: samples,
             });
@@ -90,9 +93,9 @@ impl Loader {
         Ok(loader)
     }
 
-    /// The dataset it reads.
-    pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+    /// The dataset it reads, if it is one of ours with a manifest.
+    pub fn dataset(&self) -> Option<&Dataset> {
+        self.tokens.dataset()
     }
 
     /// Samples of an epoch, those of an incomplete last batch included.
@@ -150,18 +153,19 @@ impl Loader {
             self.reorder();
         }
         let Config { seq_len, batch_size, rank, world_size, .. } = self.config;
+        let token_bytes = self.tokens.token_type().bytes();
         batch.input_ids.resize(batch_size * seq_len, 0);
         batch.samples.clear();
         for (slot, row) in batch.input_ids.chunks_exact_mut(seq_len).enumerate() {
             let position = self.state.position + (rank + slot * world_size) as u64;
             let sample = self.order.map_or(position, |order| order.at(position));
-            read_sample(
-                &self.dataset,
-                &mut self.shards,
-                Concat::new(&self.index, seq_len),
-                sample,
-                row,
-            )?;
+            let concat = Concat::new(self.tokens.index(), token_bytes, seq_len);
+            let shards = &mut self.shards;
+            if self.tokens.token_type() == TokenType::U32 {
+                read_sample(&self.tokens, shards, concat, sample, row)?;
+            } else {
+                widen_sample(&self.tokens, shards, concat, sample, row, &mut self.stored)?;
+            }
             batch.samples.push(sample);
         }
         self.state.position += self.global_batch();
@@ -180,7 +184,7 @@ impl Loader {
 
 /// Reads the tokens of a sample straight into its row.
 fn read_sample(
-    dataset: &Dataset,
+    tokens: &TokenFiles,
     shards: &mut [Option<File>],
     concat: Concat<'_>,
     sample: u64,
@@ -191,7 +195,7 @@ fn read_sample(
     concat.pieces(sample, |piece| {
         if result.is_ok() {
             let end = (at + 4 * piece.tokens as usize).min(bytes.len());
-            result = file(dataset, shards, piece.shard)
+            result = file(tokens, shards, piece.shard)
                 .and_then(|file| Ok(file.read_at(piece.offset, &mut bytes[at..end])?));
             at = end;
         }
@@ -199,16 +203,49 @@ fn read_sample(
     result
 }
 
+/// As [`read_sample`], for tokens that are not stored as u32: through `stored`.
+fn widen_sample(
+    tokens: &TokenFiles,
+    shards: &mut [Option<File>],
+    concat: Concat<'_>,
+    sample: u64,
+    row: &mut [u32],
+    stored: &mut Vec<u8>,
+) -> Result<()> {
+    let kind = tokens.token_type();
+    let (mut at, mut result) = (0, Ok(()));
+    concat.pieces(sample, |piece| {
+        if result.is_ok() {
+            let end = (at + piece.tokens as usize).min(row.len());
+            result = file(tokens, shards, piece.shard).and_then(|file| {
+                stored.resize(kind.bytes() * (end - at), 0);
+                file.read_at(piece.offset, stored)?;
+                let decoded = kind.decode(stored, &mut row[at..end]);
+                decoded.map_err(|(place, found)| {
+                    let byte = piece.offset + (kind.bytes() * place) as u64;
+                    let what = format!("token at byte {byte}");
+                    let expected = format!("an id from 0 to {}", u32::MAX);
+                    ShardError::corrupt(file.path(), what, expected, found).into()
+                })
+            });
+            at = end;
+        }
+    });
+    result
+}
+
 /// Shards are opened when first needed.
-fn file<'a>(dataset: &Dataset, shards: &'a mut [Option<File>], number: u32) -> Result<&'a File> {
-    let missing = || {
-        let what = format!("expected a shard {number}, found {}", dataset.manifest().shards.len());
-        forebay_shard::Error::file(dataset.directory(), what)
+fn file<'a>(tokens: &TokenFiles, shards: &'a mut [Option<File>], number: u32) -> Result<&'a File> {
+    let files = tokens.files();
+    let (Some(path), Some(slot)) = (files.get(number as usize), shards.get_mut(number as usize))
+    else {
+        let what = format!("expected a shard {number}, found {}", files.len());
+        let directory = tokens.dataset().map_or(Path::new(""), Dataset::directory);
+        return Err(ShardError::file(directory, what).into());
     };
-    let slot = shards.get_mut(number as usize).ok_or_else(missing)?;
     Ok(match slot {
         Some(file) => file,
-        empty => empty.insert(File::open(&dataset.shard(number).ok_or_else(missing)?)?),
+        empty => empty.insert(File::open(path)?),
     })
 }
 

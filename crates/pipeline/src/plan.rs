@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use forebay_shard::Format;
 use forebay_shard::input::{self, OnError, Source};
 use forebay_transform::dedup::{Fuzzy, Keep};
 use forebay_transform::tokenize;
@@ -14,6 +15,9 @@ pub struct Options {
     pub steps: Steps,
     /// Which rows and files are written.
     pub form: Form,
+    /// Whose files the shards are; others than ours hold tokens alone.
+    #[serde(default, skip_serializing_if = "Format::is_forebay")]
+    pub format: Format,
     /// Store the text beside the tokens.
     pub keep_text: bool,
     /// Store how many documents went for each one that stays.
@@ -33,6 +37,7 @@ impl Default for Options {
             input: input::Options::default(),
             steps: Steps::default(),
             form: Form::Dataset,
+            format: Format::Forebay,
             keep_text: false,
             duplicates: false,
             shard_bytes: 256 << 20,
@@ -237,6 +242,7 @@ impl Plan {
         let (mine, theirs) = (&mut comparable.options, &earlier.options);
         if !shards {
             mine.keep_text = theirs.keep_text;
+            mine.format = theirs.format;
             mine.shard_bytes = theirs.shard_bytes;
             mine.steps.tokenize.clone_from(&theirs.steps.tokenize);
             comparable.tokenizer.clone_from(&earlier.tokenizer);

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use forebay_shard::format::Layout;
 use forebay_shard::input::{self, Source};
 use forebay_shard::manifest::{
     self, Counts, FileEntry, LargeCluster, Lineage, Manifest, ShardEntry,
@@ -213,8 +214,10 @@ fn publish(
     let Made { shards, removed, large_clusters, counts } = made;
     let out = &work.out;
     create_dir(out)?;
+    let options = &work.plan.options;
+    let shards_hold_tokens = tokenizer.is_some() && options.form != Form::Removed;
     let mut index = None;
-    if tokenizer.is_some() && work.plan.options.form != Form::Removed {
+    if shards_hold_tokens && options.format.is_forebay() {
         index::write(&out.join(manifest::INDEX), shards.len(), |number| {
             let shard = work.shard(number).map(|(_, index)| index);
             shard.ok_or_else(|| ShardError::file(out, format!("shard {number} has gone")))
@@ -227,6 +230,10 @@ fn publish(
     {
         publish_bytes(&out.join(manifest::TOKENIZER), &vocabulary.bytes)?;
     }
+    let layout = entry.as_ref().filter(|_| !options.format.is_forebay()).map(|entry| Layout {
+        format: options.format,
+        token_type: options.format.token_type(entry.vocab_size),
+    });
     let sum = |of: fn(&ShardEntry) -> u64| shards.iter().map(of).sum::<u64>();
     let plan = &work.plan;
     let manifest = Manifest {
@@ -236,6 +243,7 @@ fn publish(
         documents: sum(|shard| shard.documents),
         tokens: tokenizer.map(|_| sum(|shard| shard.tokens)),
         text_bytes: sum(|shard| shard.text_bytes),
+        layout,
         index,
         removed,
         tokenizer: entry,

@@ -7,7 +7,7 @@
 //! read.json      the read stage is complete: parts of each source
 //! dedup.bin      the dedup stage is complete: survivor of each document
 //! cuts.bin       the cuts are found: ranges of bytes, by document
-//! shard-N.done   shard N is complete: its counts, hashes and part of the index
+//! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes and part of the index
 //! ```
 
 use std::fs;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use bytemuck::cast_slice;
 use forebay_shard::index::ShardIndex;
 use forebay_shard::manifest::{self, Manifest, ShardEntry, WORK};
-use forebay_shard::{Error as ShardError, Shard};
+use forebay_shard::{Error as ShardError, Format, Shard};
 use forebay_store::{Lock, create_dir, publish_bytes, temporaries};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -140,12 +140,13 @@ impl Work {
     /// Records that a shard is written and checked, then publishes it.
     pub(crate) fn publish_shard(&self, number: usize, shard: Shard) -> Result<ShardEntry> {
         let entry = ShardEntry {
-            file: shard_name(number),
+            file: self.shard_name(number),
             documents: shard.documents,
             tokens: shard.tokens,
             text_bytes: shard.text_bytes,
             bytes: shard.bytes,
             blake3: shard.blake3,
+            sidecars: shard.sidecars.iter().map(|(entry, _)| entry.clone()).collect(),
         };
         let json = serde_json::to_vec(&entry).unwrap_or_default();
         let (offsets, tokens): (Vec<u64>, Vec<u32>) = shard.index.documents.into_iter().unzip();
@@ -158,6 +159,9 @@ impl Work {
         bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
         publish_bytes(&self.done(number), &bytes)?;
         shard.file.publish()?;
+        for (_, sidecar) in shard.sidecars {
+            sidecar.publish()?;
+        }
         Ok(entry)
     }
 
@@ -175,13 +179,23 @@ impl Work {
         let tokens: Vec<u32> = take(&mut rest, sizes[1])?;
         let blocks: Vec<[u8; 32]> = take(&mut rest, sizes[2])?;
         let entry: ShardEntry = serde_json::from_slice(&json).ok()?;
-        let published = fs::metadata(self.out.join(&entry.file)).ok()?;
+        let published = |file: &str, bytes| {
+            fs::metadata(self.out.join(file)).is_ok_and(|metadata| metadata.len() == bytes)
+        };
+        let whole = published(&entry.file, entry.bytes)
+            && entry.sidecars.iter().all(|sidecar| published(&sidecar.file, sidecar.bytes));
         let documents = offsets.into_iter().zip(tokens).collect();
-        (published.len() == entry.bytes).then_some((entry, ShardIndex { documents, blocks }))
+        whole.then_some((entry, ShardIndex { documents, blocks }))
     }
 
     fn done(&self, number: usize) -> PathBuf {
-        self.path(&format!("{}.done", shard_name(number)))
+        self.path(&format!("{}.done", self.shard_name(number)))
+    }
+
+    /// The file with the tokens of a shard.
+    fn shard_name(&self, number: usize) -> String {
+        let options = &self.plan.options;
+        options.format.files(number, options.steps.shuffle.is_some()).swap_remove(0)
     }
 
     /// Removes all scratch files; the manifest is published.
@@ -198,10 +212,6 @@ impl Work {
             let _ = fs::remove_dir(out);
         }
     }
-}
-
-pub(crate) fn shard_name(number: usize) -> String {
-    format!("shard-{number:05}.parquet")
 }
 
 /// Cuts `count` values off the front.
@@ -243,7 +253,7 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
 
 /// What a run makes in its output directory before the manifest.
 fn is_ours(name: &str) -> bool {
-    name.starts_with("shard-")
+    Format::is_shard_file(name)
         || [manifest::INDEX, manifest::TOKENIZER, manifest::REMOVED].contains(&name)
 }
 

@@ -5,8 +5,9 @@
 
 use std::path::Path;
 
+use forebay_shard::format::Target;
 use forebay_shard::manifest::ShardEntry;
-use forebay_shard::{Columns, Note, Row as ShardRow, ShardWriter};
+use forebay_shard::{Columns, Note, Row as ShardRow, UnitWriter};
 use forebay_transform::shuffle;
 use forebay_transform::tokenize::{Tokenizer, Verifier};
 
@@ -18,7 +19,7 @@ use crate::plan::{Execution, Form};
 use crate::progress::{Progress, Unit};
 use crate::spool::Row;
 use crate::survivors::Fate;
-use crate::work::{Work, shard_name};
+use crate::work::Work;
 use crate::{Error, Result};
 
 /// Text that a thread gathers and encodes at once, at least.
@@ -64,7 +65,15 @@ pub(crate) fn run(
         annotations: form == Form::Annotated,
         masked: mask,
     };
-    let mut open: Option<(usize, ShardWriter)> = None;
+    let entry = tokenizer.map(Tokenizer::entry);
+    let target = Target {
+        format: options.format,
+        columns,
+        shuffled: options.steps.shuffle.is_some(),
+        tokenizer: entry.map_or(String::new(), |entry| entry.name.clone()),
+        vocab_size: entry.map_or(0, |entry| entry.vocab_size),
+    };
+    let mut open: Option<(usize, UnitWriter)> = None;
     let gather = |number: usize| {
         if progress.stopped() {
             return Err(Error::Interrupted);
@@ -75,7 +84,7 @@ pub(crate) fn run(
         let item = todo[number];
         let mut writer = match open.take() {
             Some((shard, writer)) if shard == item.shard => writer,
-            _ => ShardWriter::create(&work.out.join(shard_name(item.shard)), columns)?,
+            _ => UnitWriter::create(&work.out, item.shard, &target)?,
         };
         batch.write(&mut writer)?;
         progress.add(item.text_bytes);
@@ -386,13 +395,14 @@ impl Batch {
         })
     }
 
-    fn write(&self, writer: &mut ShardWriter) -> Result<()> {
+    fn write(&self, writer: &mut UnitWriter) -> Result<()> {
         let mut start = 0;
         for at in 0..self.order.len() {
             let [id, source, text] = self.strings(at)?;
             let end = self.ends.get(at).copied().unwrap_or(0);
-            let (tokens, note) = (&self.tokens[start..end], &self.notes[self.order[at]]);
-            writer.push(&ShardRow { id, source, tokens, text, note: note.clone() })?;
+            let (tokens, note) = (&self.tokens[start..end], self.notes[self.order[at]].clone());
+            let position = self.documents[self.order[at]].0.position;
+            writer.push(&ShardRow { id, source, position, tokens, text, note })?;
             start = end;
         }
         Ok(())

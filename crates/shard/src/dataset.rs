@@ -2,10 +2,12 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
+use forebay_store::Map;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::format::{self, Layout, Unit};
 use crate::index::Index;
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, ShardEntry};
 use crate::{Error, Result};
 
 /// A finished dataset.
@@ -43,9 +45,14 @@ impl Dataset {
     /// Maps the document index.
     ///
     /// # Errors
-    /// [`Error::Lacks`] for a dataset without tokens, [`Error::Corrupt`] if the index is not the
+    /// [`Error::Lacks`] for a dataset without tokens, [`Error::OtherFormat`] for one of another
+    /// format (see [`crate::TokenFiles`]), [`Error::Corrupt`] if the index is not the
     /// one that the manifest describes (by its counts; `verify` hashes it).
     pub fn index(&self) -> Result<Index> {
+        if let Some(layout) = self.manifest.layout {
+            let (path, found) = (self.directory.clone(), layout.format.name());
+            return Err(Error::OtherFormat { path, expected: "forebay", found });
+        }
         if self.manifest.index.is_none() {
             return Err(Error::Lacks { path: self.directory.clone(), what: "tokens" });
         }
@@ -79,11 +86,65 @@ pub struct Head {
 }
 
 impl Dataset {
-    /// The first `limit` documents of shard `number`, decoded from Parquet.
+    /// Tokens of each document, in order; `None` for a dataset without tokens.
+    ///
+    /// # Errors
+    /// If an index cannot be read.
+    pub fn token_counts(&self) -> Result<Option<Vec<u32>>> {
+        let manifest = &self.manifest;
+        let Some(layout) = manifest.layout else {
+            if manifest.index.is_none() {
+                return Ok(None);
+            }
+            return Ok(Some(self.index()?.entries().iter().map(|entry| entry.tokens).collect()));
+        };
+        let mut counts = Vec::new();
+        for shard in &manifest.shards {
+            let (_, unit) = self.unit(shard, layout)?;
+            counts.extend(unit.lengths.iter().map(|&n| u32::try_from(n).unwrap_or(u32::MAX)));
+        }
+        Ok(Some(counts))
+    }
+
+    /// A shard that is not Parquet: its files, and what they are.
+    fn unit(&self, shard: &ShardEntry, layout: Layout) -> Result<(Vec<Map>, Unit)> {
+        let maps = shard.files().map(|file| Map::open(&self.directory.join(file)));
+        let maps = maps.collect::<std::result::Result<Vec<Map>, _>>()?;
+        let bytes: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+        let names: Vec<String> = shard.files().cloned().collect();
+        let unit =
+            format::read(layout, &bytes).map_err(|wrong| wrong.of(&self.directory, &names))?;
+        Ok((maps, unit))
+    }
+
+    /// As [`Dataset::head`]. Most formats hold no ids: documents are numbered.
+    fn unit_head(&self, shard: &ShardEntry, layout: Layout, limit: usize) -> Result<Vec<Head>> {
+        let (maps, unit) = self.unit(shard, layout)?;
+        let mut at = unit.first_byte;
+        let mut heads = Vec::new();
+        for (document, &length) in unit.lengths.iter().take(limit).enumerate() {
+            let mut tokens = vec![0; usize::try_from(length).unwrap_or(0)];
+            layout.token_type.decode(&maps[0][at..], &mut tokens).map_err(|(place, found)| {
+                let what = format!("token {place} of document {document}");
+                Error::corrupt(&self.directory.join(&shard.file), what, "an id", found)
+            })?;
+            at += layout.token_type.bytes() * tokens.len();
+            let numbered = || [document.to_string(), shard.file.clone()];
+            let [id, source] = unit.names.get(document).cloned().unwrap_or_else(numbered);
+            heads.push(Head { id, source, tokens: Some(tokens), text: None });
+        }
+        Ok(heads)
+    }
+
+    /// The first `limit` documents of shard `number`, decoded.
     ///
     /// # Errors
     /// If the shard cannot be decoded or lacks a column.
     pub fn head(&self, number: u32, limit: usize) -> Result<Vec<Head>> {
+        if let Some(layout) = self.manifest.layout {
+            let shard = self.manifest.shards.get(number as usize);
+            return shard.map_or(Ok(Vec::new()), |shard| self.unit_head(shard, layout, limit));
+        }
         let Some(path) = self.shard(number) else { return Ok(Vec::new()) };
         let wrong = |what: &dyn std::fmt::Display| Error::file(&path, what);
         let file =

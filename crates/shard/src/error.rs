@@ -37,6 +37,15 @@ pub enum Error {
     /// A dataset lacks what the caller needs.
     #[error("{path} holds no {what}")]
     Lacks { path: PathBuf, what: &'static str },
+    /// A document that a format cannot hold.
+    #[error("{path}: {what}: expected {expected}, found {found}")]
+    DoesNotFit { path: PathBuf, what: String, expected: String, found: String },
+    /// Another program's dataset that holds no text.
+    #[error("{path}: {what}: expected {expected}, found {found}")]
+    NotText { path: PathBuf, what: String, expected: String, found: String },
+    /// Shards that are written for others and not read here.
+    #[error("{path}: expected shards of format {expected}, found {found}")]
+    OtherFormat { path: PathBuf, expected: &'static str, found: &'static str },
     /// A file of a dataset does not hold what the manifest or the index says.
     #[error("{path}: {what}: expected {expected}, found {found}")]
     Corrupt { path: PathBuf, what: String, expected: String, found: String },
@@ -81,9 +90,9 @@ impl Error {
             Self::NotAFile { .. } => {
                 Some("a pipe is read from stdin: `… | forebay prep - --out DIR`".into())
             }
-            Self::NothingToRead { .. } => {
-                Some("name the files themselves, or give `--format jsonl|parquet|text`".into())
-            }
+            Self::NothingToRead { .. } => Some(
+                "name the files themselves, or give `--input-format jsonl|parquet|text`".into(),
+            ),
             Self::NoColumn { .. } => Some("`--text-field` names the column that holds text".into()),
             Self::NotADataset { .. } => Some(
                 "an interrupted run has no manifest yet: run its command again, it resumes".into(),
@@ -93,6 +102,15 @@ impl Error {
                 "text" => Some("prepare it with `--keep-text`, or read the raw input".into()),
                 _ => None,
             },
+            Self::DoesNotFit { .. } => {
+                Some("`--format forebay` holds any id, length and column".into())
+            }
+            Self::NotText { .. } => {
+                Some("only datasets of text are read: an integer a token, no modes".into())
+            }
+            Self::OtherFormat { found, .. } => {
+                Some(format!("those of {found} are for {found}; make others from the raw input"))
+            }
             Self::Corrupt { path, .. } => {
                 Some(format!("copy `{}` again or rebuild the dataset", path.display()))
             }

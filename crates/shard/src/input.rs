@@ -259,6 +259,9 @@ impl Found<'_> {
         }
         if Manifest::is_in(directory) {
             let dataset = Dataset::open(directory)?;
+            if dataset.manifest().layout.is_some() {
+                return Err(Error::Lacks { path: directory.to_path_buf(), what: "text" });
+            }
             for shard in &dataset.manifest().shards {
                 self.add_file(&directory.join(&shard.file), true)?;
             }

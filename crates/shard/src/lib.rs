@@ -8,12 +8,14 @@
 //! ├── tokenizer.json          the tokenizer, if it is not a built-in one
 //! └── removed/                what was left out and why; survivor and cluster of duplicates
 //! ```
+//! For other training stacks, shards are files of theirs instead, and there is no index: see
+//! [`mod@format`].
 //!
 //! No manifest, no dataset: a crash leaves files that nobody reads. Training never decodes
 //! Parquet: the tokens of a document lie whole, PLAIN and uncompressed, where the index says.
 //!
-//! Start at [`input::discover`] to read documents, [`ShardWriter`] to write a shard,
-//! [`Dataset::open`] to read a dataset. Nothing here knows tokenizers, dedup or training.
+//! Start at [`input::discover`] to read documents, [`UnitWriter`] to write a shard,
+//! [`Dataset::open`] to read a dataset, [`TokenFiles::open`] to read its tokens alone. Nothing here knows tokenizers, dedup or training.
 
 #[cfg(target_endian = "big")]
 compile_error!("datasets are little-endian and are mapped as they lie");
@@ -22,6 +24,7 @@ mod audit;
 mod dataset;
 mod document;
 mod error;
+pub mod format;
 pub mod index;
 pub mod input;
 pub mod manifest;
@@ -29,7 +32,7 @@ mod pages;
 mod removed;
 pub mod simd;
 mod strings;
-
+mod tokens;
 mod verify;
 mod writer;
 
@@ -37,9 +40,11 @@ pub use audit::{ClusterMember, Origin, text_of};
 pub use dataset::{Dataset, Head};
 pub use document::{Document, Documents, Reason, Skipped, stable_id};
 pub use error::{Error, Result};
+pub use format::{Format, TokenType, UnitWriter};
 pub use index::Index;
 pub use manifest::Manifest;
 pub use removed::{Removed, RemovedWriter};
 pub use strings::Strings;
+pub use tokens::TokenFiles;
 pub use verify::{Problem, Verified, verify};
 pub use writer::{Columns, Note, Row, Shard, ShardWriter};

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::Layout;
 use crate::{Error, Result};
 
 /// Its name in the dataset directory.
@@ -35,9 +36,12 @@ pub struct Manifest {
     pub tokens: Option<u64>,
     /// Bytes of UTF-8 text that went into the shards.
     pub text_bytes: u64,
+    /// Of the shards, if they are not Parquet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
     /// In order; document numbers run through them.
     pub shards: Vec<ShardEntry>,
-    /// Of [`INDEX`]; `None` without tokens.
+    /// Of [`INDEX`]; `None` without tokens, and for shards that are not Parquet.
     pub index: Option<FileEntry>,
     /// Files in [`REMOVED`].
     pub removed: Vec<FileEntry>,
@@ -80,10 +84,25 @@ pub struct ShardEntry {
     pub bytes: u64,
     /// Of the whole file, in hex.
     pub blake3: String,
+    /// Its other files, if it is not Parquet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecars: Vec<FileEntry>,
+}
+
+impl ShardEntry {
+    /// Names of its files; the one with the tokens comes first.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.file).chain(self.sidecars.iter().map(|sidecar| &sidecar.file))
+    }
+
+    /// Size of all of them.
+    pub fn all_bytes(&self) -> u64 {
+        self.bytes + self.sidecars.iter().map(|sidecar| sidecar.bytes).sum::<u64>()
+    }
 }
 
 /// One other file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     /// Path relative to the dataset directory.
     pub file: String,
@@ -228,7 +247,7 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_value(value)
             .map_err(|e| Error::corrupt(&path, "manifest", "the fields of version 1", e))?;
-        let files = manifest.shards.iter().map(|shard| &shard.file);
+        let files = manifest.shards.iter().flat_map(ShardEntry::files);
         let files = files.chain(manifest.index.iter().chain(&manifest.removed).map(|f| &f.file));
         for file in files {
             let plain = |part| matches!(part, std::path::Component::Normal(_));

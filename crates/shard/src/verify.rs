@@ -12,6 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
 use crate::dataset::Dataset;
+use crate::format::{self, Format, Layout};
 use crate::index::{BLOCK_BYTES, Entry, Index};
 use crate::manifest::{self, FileEntry, Manifest, ShardEntry};
 use crate::{Error, Result};
@@ -61,7 +62,7 @@ pub fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Verifie
     }
     let index = match dataset.index() {
         Ok(index) => Some(index),
-        Err(Error::Lacks { .. }) => None,
+        Err(Error::Lacks { .. } | Error::OtherFormat { .. }) => None,
         Err(error) => {
             out.problem(manifest::INDEX, error.to_string());
             None
@@ -71,6 +72,14 @@ pub fn verify(directory: &Path, mut progress: impl FnMut(u64)) -> Result<Verifie
     out.removed(directory, manifest);
     if let Some(index) = &index {
         out.token_starts(index);
+    }
+    if let Some(layout) = manifest.layout {
+        for shard in &manifest.shards {
+            out.unit(directory, shard, layout, manifest);
+            progress(out.bytes);
+        }
+        out.strangers(directory, manifest);
+        return Ok(out);
     }
     let mut first = 0;
     for (number, shard) in manifest.shards.iter().enumerate() {
@@ -268,11 +277,45 @@ impl Verified {
         }
     }
 
+    /// A shard that is not Parquet: its files, its layout, its ids.
+    fn unit(&mut self, directory: &Path, shard: &ShardEntry, layout: Layout, manifest: &Manifest) {
+        let before = self.problems.len();
+        let (file, bytes, blake3) = (shard.file.clone(), shard.bytes, shard.blake3.clone());
+        let tokens = FileEntry { file, bytes, blake3 };
+        let files = std::iter::once(&tokens).chain(&shard.sidecars);
+        let maps: Vec<_> = files.map(|entry| self.file(directory, entry)).collect();
+        let Some(maps) = maps.into_iter().collect::<Option<Vec<Map>>>() else { return };
+        let bytes: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+        let vocab_size = manifest.tokenizer.as_ref().map_or(u64::MAX, |t| t.vocab_size);
+        match format::check(layout, vocab_size, &bytes) {
+            Ok((documents, tokens)) => {
+                self.documents += documents;
+                self.tokens += tokens;
+                let found = [("documents", documents), ("tokens", tokens)];
+                for ((what, found), expected) in
+                    found.into_iter().zip([shard.documents, shard.tokens])
+                {
+                    if found != expected {
+                        let what = format!("expected {expected} {what}, found {found}");
+                        self.problem(&shard.file, what);
+                    }
+                }
+            }
+            // A file with a wrong hash need not make sense; its hash was reported.
+            Err(_) if self.problems.len() > before => {}
+            Err(wrong) => {
+                let format::Wrong { file, what, expected, found, .. } = wrong;
+                let file = shard.files().nth(file).unwrap_or(&shard.file);
+                self.problem(file, format!("{what}: expected {expected}, found {found}"));
+            }
+        }
+    }
+
     /// Shards that the manifest does not name: nobody reads them, but nobody should have to guess.
     fn strangers(&mut self, directory: &Path, manifest: &Manifest) {
-        let shards = names(directory).into_iter().filter(|name| name.starts_with("shard-"));
-        for name in shards {
-            if manifest.shards.iter().all(|shard| shard.file != name) {
+        let ours = |name: &String| name.starts_with("shard-") || Format::is_shard_file(name);
+        for name in names(directory).into_iter().filter(ours) {
+            if manifest.shards.iter().flat_map(ShardEntry::files).all(|file| *file != name) {
                 self.problem(&name, "not in the manifest");
             }
         }

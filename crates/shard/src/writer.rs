@@ -26,6 +26,7 @@ use parquet::schema::types::ColumnPath;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::index::{BLOCK_BYTES, ShardIndex};
+use crate::manifest::FileEntry;
 use crate::pages::TokenColumn;
 use crate::strings::Strings;
 use crate::{Error, Result};
@@ -44,7 +45,7 @@ const SINK_BYTES: usize = 1 << 20;
 const TOKENS: usize = 2;
 
 /// Which columns follow `id` and `source`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Columns {
     /// `tokens: list<u32 not null> not null`
     pub tokens: bool,
@@ -81,6 +82,8 @@ pub struct Row<'a> {
     pub id: &'a str,
     /// Where it came from.
     pub source: &'a str,
+    /// Place there: byte of a JSON line, row of a Parquet file.
+    pub position: u64,
     /// Its tokens, EOS included; empty in a shard without tokens.
     pub tokens: &'a [u32],
     /// Its text; stored if the shard has the column, counted in any case.
@@ -106,6 +109,8 @@ pub struct Shard {
     pub index: ShardIndex,
     /// To be published by the caller.
     pub file: NewFile,
+    /// Further files of the shard, to be published with it; none for Parquet.
+    pub sidecars: Vec<(FileEntry, NewFile)>,
 }
 
 /// Writes one shard, row by row.
@@ -278,6 +283,7 @@ impl ShardWriter {
             blake3,
             index,
             file,
+            sidecars: Vec::new(),
         })
     }
 
