@@ -13,13 +13,17 @@
 
 use std::path::{Path, PathBuf};
 
-use forebay_shard::manifest::{self, Eos, TokenizerEntry};
+use forebay_shard::manifest::{Eos, TokenizerEntry};
 use serde::{Deserialize, Serialize};
 
+mod alphabet;
 mod engine;
+mod pieces;
+pub mod train;
 mod vocabulary;
 
 use engine::{Engine, Fast, Reference};
+pub use pieces::Pieces;
 pub use vocabulary::{DEFAULT, Vocabulary};
 
 /// Shorthand for this module's results.
@@ -164,11 +168,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::load`].
     pub fn of_dataset(directory: &Path, entry: &TokenizerEntry) -> Result<Self> {
-        let vocabulary = if entry.name == manifest::TOKENIZER {
-            Vocabulary::open(&directory.join(manifest::TOKENIZER).to_string_lossy())?
-        } else {
-            Vocabulary::open(&entry.name)?
-        };
+        let vocabulary = Vocabulary::of_dataset(directory, entry)?;
         let special_tokens = match entry.special_tokens.as_str() {
             "text" => SpecialTokens::Text,
             _ => SpecialTokens::Parse,
