@@ -20,7 +20,8 @@ fn next_batch(bencher: Bencher, seq_len: usize) {
         },
         ..Options::default()
     };
-    let execution = Execution { threads: 1, memory_bytes: 1 << 30, tmp_dir: None, fresh: false };
+    let execution =
+        Execution { threads: 1, memory_bytes: 1 << 30, tmp_dir: None, fresh: false, stats: false };
     let inputs = [sample().to_string_lossy().into_owned()];
     let vocabulary = Vocabulary::open(DEFAULT).unwrap();
     let progress = Progress::default();

@@ -15,6 +15,8 @@ mod layers;
 mod load;
 mod prep;
 mod resume;
+mod stats;
 mod support;
 mod tokenize;
+mod train;
 mod verify;

@@ -28,6 +28,7 @@ pub fn run(
         memory_bytes: global.memory,
         tmp_dir: None,
         fresh: false,
+        stats: false,
     };
     let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop_on_signals()?);
     let progress = bar.progress();

@@ -14,7 +14,10 @@ mod prep;
 mod progress;
 mod report;
 mod run;
+mod stats;
 mod tokenize;
+mod tokens;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -46,7 +49,7 @@ struct Cli {
 enum Verb {
     Prep(prep::Prep),
     Dedup(dedup::Dedup),
-    Tokenize(tokenize::Tokenize),
+    Tokenize(Box<tokenize::Tokenize>),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Load(load::Load),

@@ -23,6 +23,9 @@ pub struct Prep {
     /// Store the text beside the tokens
     #[arg(long)]
     keep_text: bool,
+    /// Count documents, bytes and tokens of every source
+    #[arg(long)]
+    stats: bool,
     #[command(flatten)]
     tokenize: TokenizeArgs,
     #[command(flatten)]
@@ -44,6 +47,7 @@ impl Prep {
         run.options.against = self.dedup.against();
         run.options.write_index = self.dedup.write_index();
         run.vocabulary = Some(&vocabulary);
+        run.stats = self.stats;
         run.run(global, report)
     }
 }

@@ -14,6 +14,7 @@ use crate::args::{Global, Inputs, Output};
 use crate::format;
 use crate::progress::Bar;
 use crate::report::{Report, Usage};
+use crate::stats;
 
 /// A run of the pipeline, as a verb asks for it.
 pub struct Run<'a> {
@@ -25,6 +26,8 @@ pub struct Run<'a> {
     pub vocabulary: Option<&'a Vocabulary>,
     /// The output is thrown away.
     pub dry: bool,
+    /// Count what is written, by source.
+    pub stats: bool,
 }
 
 impl<'a> Run<'a> {
@@ -37,7 +40,7 @@ impl<'a> Run<'a> {
     ) -> Self {
         let (input, shard_bytes) = (inputs.options(), output.shard_size);
         let options = Options { input, steps, shard_bytes, ..Options::default() };
-        Self { stage, inputs, out, output, options, vocabulary: None, dry: false }
+        Self { stage, inputs, out, output, options, vocabulary: None, dry: false, stats: false }
     }
 
     /// Runs it with progress on stderr; Ctrl-C stops it after the unit in hand.
@@ -47,6 +50,7 @@ impl<'a> Run<'a> {
             memory_bytes: global.memory,
             tmp_dir: global.tmp_dir.clone(),
             fresh: self.output.fresh,
+            stats: self.stats,
         };
         if let Some(index) = &self.options.write_index {
             let [index, out] = [index, self.out].map(std::path::absolute);
@@ -86,7 +90,7 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 impl Run<'_> {
     /// What was read, dropped and kept.
     fn tell(&self, report: &mut Report, finished: &Finished, took: Duration) {
-        let Finished { manifest, already, resumed, notes } = finished;
+        let Finished { manifest, already, resumed, notes, stats } = finished;
         let counts = &manifest.counts;
         let out = self.out.display();
         notes.iter().for_each(|note| report.note(note));
@@ -127,6 +131,11 @@ impl Run<'_> {
         if let Some(index) = &self.options.write_index {
             report.line(format!("index {:>40}   in {}", "", index.display()));
         }
+        if let Some(stats) = stats {
+            stats::show(stats, report);
+        } else if self.stats {
+            report.note("--stats counts while shards are written; nothing was written");
+        }
         report.json(json!({
             "out": (!self.dry).then_some(self.out),
             "already": already,
@@ -140,6 +149,7 @@ impl Run<'_> {
             "shards": manifest.shards,
             "removed": if self.dry { &[][..] } else { &manifest.removed },
             "tokenizer": manifest.tokenizer,
+            "stats": stats.as_ref().map(stats::json),
         }));
         if !counts.skipped.is_empty() {
             if !self.dry {

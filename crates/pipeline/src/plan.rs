@@ -153,6 +153,8 @@ pub struct Execution {
     pub tmp_dir: Option<PathBuf>,
     /// Throw an unfinished run away and start over.
     pub fresh: bool,
+    /// Count what is written, by source.
+    pub stats: bool,
 }
 
 /// All that a run was asked to do; kept in the work directory to recognise it when it resumes.

@@ -7,7 +7,7 @@ use forebay_shard::manifest::{
 };
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
-use forebay_transform::tokenize::{Tokenizer, Vocabulary};
+use forebay_transform::tokenize::{Pieces, Tokenizer, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::corpus::Corpus;
@@ -17,6 +17,7 @@ use crate::outcome::Outcome;
 use crate::part::Part;
 use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
+use crate::stats::Stats;
 use crate::survivors::Survivors;
 use crate::work::{Start, Work};
 use crate::{Error, Result, cuts, dedup, read, removed, write};
@@ -32,6 +33,8 @@ pub struct Finished {
     pub resumed: bool,
     /// What the user should know, once.
     pub notes: Vec<String>,
+    /// What was written, if it was to be counted and was not there before.
+    pub stats: Option<Stats>,
 }
 
 /// Makes a dataset in `out` of `inputs`, or goes on where an interrupted run of the same stopped.
@@ -76,7 +79,7 @@ pub fn run(
         Start::Unfinished(work) => *work,
         Start::Finished(manifest) => {
             let (manifest, notes) = (*manifest, Vec::new());
-            return Ok(Finished { manifest, already: true, resumed: false, notes });
+            return Ok(Finished { manifest, already: true, resumed: false, notes, stats: None });
         }
     };
     let resumed = work.resumed;
@@ -132,7 +135,18 @@ pub fn run(
     let clustering = survivors.clusters();
     let outcome =
         Outcome { corpus: &corpus, survivors: &survivors, clustering: &clustering, cuts: &cuts };
-    let shards = write::run(&work, &outcome, tokenizer.as_ref(), execution, progress)?;
+    let pieces = vocabulary.filter(|_| execution.stats && tokenizer.is_some());
+    let pieces = pieces.map(Pieces::of).transpose()?;
+    let written =
+        write::run(&work, &outcome, tokenizer.as_ref(), pieces.as_ref(), execution, progress)?;
+    let mut stats = pieces.map(|_| Stats::default());
+    let mut shards = Vec::new();
+    for done in written {
+        if let (Some(stats), Some(of_shard)) = (&mut stats, &done.stats) {
+            stats.add(of_shard);
+        }
+        shards.push(done.entry);
+    }
 
     progress.start("finish", Unit::Steps, 0);
     let made = Made {
@@ -149,7 +163,7 @@ pub fn run(
     let mut notes: Vec<String> =
         tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
     notes.extend(evals.and_then(|evals| evals.note()));
-    Ok(Finished { manifest, already: false, resumed, notes })
+    Ok(Finished { manifest, already: false, resumed, notes, stats })
 }
 
 /// All parts of the spool are open at once: take as many descriptors as the system gives.

@@ -5,9 +5,8 @@
 
 use std::path::Path;
 
-use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Columns, Note, Row as ShardRow, ShardWriter};
-use forebay_transform::tokenize::Tokenizer;
+use forebay_transform::tokenize::{Pieces, Tokenizer};
 
 use crate::cuts;
 use crate::ordered::ordered;
@@ -16,8 +15,9 @@ use crate::part::Part;
 use crate::plan::{Execution, Form};
 use crate::progress::{Progress, Unit};
 use crate::spool::Row;
+use crate::stats::Stats;
 use crate::survivors::Fate;
-use crate::work::{Work, shard_name};
+use crate::work::{Done, Work, shard_name};
 use crate::{Error, Result};
 
 /// Text that a thread gathers and encodes at once, at least.
@@ -29,13 +29,16 @@ const BUCKET_SHIFT: u32 = 48;
 const BUCKETS: usize = 1 << (64 - BUCKET_SHIFT);
 
 /// Writes the shards that are not complete yet; returns all of them.
+///
+/// With `pieces` it counts what it writes. A shard of a run that did not count is written again.
 pub(crate) fn run(
     work: &Work,
     outcome: &Outcome<'_>,
     tokenizer: Option<&Tokenizer>,
+    pieces: Option<&Pieces>,
     execution: &Execution,
     progress: &Progress,
-) -> Result<Vec<ShardEntry>> {
+) -> Result<Vec<Done>> {
     let options = &work.plan.options;
     if options.form == Form::Removed {
         return Ok(Vec::new());
@@ -48,8 +51,10 @@ pub(crate) fn run(
     let item_bytes = (PIECE_BYTES * parts.len() as u64).min(most).max(ITEM_BYTES);
     let items = spool.items(work, item_bytes)?;
     let shards = items.last().map_or(0, |item| item.shard + 1);
-    let mut done: Vec<Option<ShardEntry>> =
-        (0..shards).map(|number| work.shard(number).map(|(entry, _)| entry)).collect();
+    let complete = |done: &Done| pieces.is_none() || done.stats.is_some();
+    let mut done: Vec<Option<Done>> = (0..shards)
+        .map(|number| work.shard(number).map(|(done, _)| done).filter(complete))
+        .collect();
 
     let todo: Vec<&Item> = items.iter().filter(|item| done[item.shard].is_none()).collect();
     progress.start("write", Unit::Bytes, todo.iter().map(|item| item.text_bytes).sum());
@@ -61,11 +66,14 @@ pub(crate) fn run(
         masked: mask,
     };
     let mut open: Option<(usize, ShardWriter)> = None;
+    let mut stats = pieces.map(|_| Stats::default());
     let gather = |number: usize| {
         if progress.stopped() {
             return Err(Error::Interrupted);
         }
-        spool.gather(todo[number], tokenizer)
+        let mut batch = spool.gather(todo[number], tokenizer)?;
+        batch.stats = pieces.map(|pieces| batch.count(pieces)).transpose()?;
+        Ok(batch)
     };
     ordered(execution.threads, todo.len(), gather, |number, batch| {
         let item = todo[number];
@@ -74,12 +82,16 @@ pub(crate) fn run(
             _ => ShardWriter::create(&work.out.join(shard_name(item.shard)), columns)?,
         };
         batch.write(&mut writer)?;
+        if let (Some(stats), Some(of_batch)) = (&mut stats, &batch.stats) {
+            stats.add(of_batch);
+        }
         progress.add(item.text_bytes);
         if todo.get(number + 1).is_some_and(|next| next.shard == item.shard) {
             open = Some((item.shard, writer));
         } else {
-            done[item.shard] =
-                Some(work.publish_shard(item.shard, writer.finish(execution.threads)?)?);
+            let stats = stats.as_mut().map(std::mem::take);
+            let shard = writer.finish(execution.threads)?;
+            done[item.shard] = Some(work.publish_shard(item.shard, shard, stats)?);
         }
         Ok(())
     })?;
@@ -336,6 +348,8 @@ struct Batch {
     tokens: Vec<u32>,
     /// Where the tokens of each document end.
     ends: Vec<usize>,
+    /// If the run counts.
+    stats: Option<Stats>,
 }
 
 impl Batch {
@@ -352,6 +366,21 @@ impl Batch {
         let (source, bytes) = bytes.split_at(row.source_bytes as usize);
         let text = &bytes[..row.text_bytes as usize];
         Ok([utf8(id)?, utf8(source)?, utf8(text)?])
+    }
+
+    /// The tokens of a document, by its place in the order.
+    fn tokens(&self, at: usize) -> &[u32] {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.tokens[start..self.ends[at]]
+    }
+
+    fn count(&self, pieces: &Pieces) -> Result<Stats> {
+        let mut stats = Stats::default();
+        for at in 0..self.order.len() {
+            let [_, source, text] = self.strings(at)?;
+            stats.push(source, text, self.tokens(at), pieces);
+        }
+        Ok(stats)
     }
 
     fn write(&self, writer: &mut ShardWriter) -> Result<()> {

@@ -13,7 +13,7 @@ use super::*;
 use crate::{Execution, Progress};
 
 fn execution(threads: usize) -> Execution {
-    Execution { threads, memory_bytes: 1 << 20, tmp_dir: None, fresh: false }
+    Execution { threads, memory_bytes: 1 << 20, tmp_dir: None, fresh: false, stats: false }
 }
 
 fn data(name: &str) -> PathBuf {
