@@ -26,6 +26,7 @@ fn next_batch(bencher: Bencher, seq_len: usize) {
         tmp_dir: None,
         fresh: false,
         verify_tokens: 0.0,
+        stats: false,
     };
     let inputs = [sample().to_string_lossy().into_owned()];
     let vocabulary = Vocabulary::open(DEFAULT).unwrap();

@@ -17,6 +17,8 @@ mod load;
 mod megatron;
 mod prep;
 mod resume;
+mod stats;
 mod support;
 mod tokenize;
+mod train;
 mod verify;

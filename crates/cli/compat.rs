@@ -29,6 +29,7 @@ pub fn run(
         tmp_dir: None,
         fresh: false,
         verify_tokens: 0.0,
+        stats: false,
     };
     let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop_on_signals()?);
     let progress = bar.progress();

@@ -2,16 +2,16 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use forebay_pipeline::index;
+use forebay_pipeline::{Lengths, index};
 use forebay_shard::input::{self, Cursor, Options, Source};
 use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Dataset, Manifest, manifest};
 use forebay_transform::tokenize::Tokenizer;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::Global;
 use crate::report::{Report, Usage};
-use crate::{cluster, format};
+use crate::{cluster, format, stats, tokens};
 
 /// Show what a dataset or an input holds: schema, counts, token lengths, documents as text
 #[derive(Args)]
@@ -27,12 +27,26 @@ pub struct Inspect {
     /// Print id and band keys of every document of an index, a JSON object a line
     #[arg(long, conflicts_with = "cluster")]
     signatures: bool,
+    /// Show documents with the boundaries of their tokens
+    #[arg(long, conflicts_with_all = ["cluster", "signatures"])]
+    tokens: bool,
+    /// With --tokens: show the document of this id, whole
+    #[arg(long, value_name = "ID", requires = "tokens")]
+    id: Option<String>,
+    /// With --tokens, for what is not tokenized yet: `tokenizer.json`, or `gpt2`, the default
+    #[arg(long, value_name = "NAME|FILE", requires = "tokens")]
+    tokenizer: Option<String>,
 }
 
 const SHOWN_CHARACTERS: usize = 200;
 
 impl Inspect {
     pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
+        if self.tokens {
+            let (id, tokenizer) = (self.id.as_deref(), self.tokenizer.as_deref());
+            let (path, samples) = (&self.path, self.samples);
+            return tokens::Show { path, id, samples, tokenizer }.run(report);
+        }
         if index::is_index(&self.path) {
             return self.index(report);
         }
@@ -129,10 +143,10 @@ impl Inspect {
         .collect();
         report.line(format!("schema   {}", schema.join(", ")));
 
-        let mut histogram = Vec::new();
+        let mut lengths = Lengths::default();
         if let Some(counts) = dataset.token_counts()? {
-            histogram = lengths(counts.into_iter());
-            show_lengths(&histogram, report);
+            counts.into_iter().for_each(|tokens| lengths.push(tokens));
+            stats::show_lengths(&lengths, report);
         }
         let tokenizer = match &manifest.tokenizer {
             Some(entry) if !heads.is_empty() => Some(Tokenizer::of_dataset(&self.path, entry)?),
@@ -151,14 +165,10 @@ impl Inspect {
                 "id": head.id, "source": head.source, "tokens": tokens, "text": text,
             }));
         }
-        let histogram: Vec<Value> = histogram
-            .iter()
-            .map(|&(low, high, documents)| json!({ "from": low, "to": high, "documents": documents }))
-            .collect();
         report.json(json!({
             "schema": schema,
             "manifest": manifest,
-            "token_lengths": histogram,
+            "token_lengths": stats::json_lengths(&lengths),
             "samples": samples,
         }));
         Ok(())
@@ -209,25 +219,4 @@ fn document(report: &mut Report, id: &str, source: &str, tokens: Option<usize>, 
         tokens.map_or(String::new(), |tokens| format!(", {} tokens", format::count(tokens as u64)));
     report.line(format!("document {id} from {source}{tokens}"));
     report.line(format!("         {}", format::line(text, SHOWN_CHARACTERS)));
-}
-
-/// Documents by tokens, in powers of two: `(from, to, documents)`.
-fn lengths(tokens: impl Iterator<Item = u32>) -> Vec<(u64, u64, u64)> {
-    let mut buckets = [0_u64; 33];
-    tokens.for_each(|tokens| buckets[(32 - tokens.leading_zeros()) as usize] += 1);
-    let first = buckets.iter().position(|&n| n > 0).unwrap_or(0);
-    let last = buckets.iter().rposition(|&n| n > 0).unwrap_or(0);
-    let bounds =
-        |power: usize| if power == 0 { (0, 0) } else { (1 << (power - 1), (1 << power) - 1) };
-    (first..=last).map(|power| (bounds(power).0, bounds(power).1, buckets[power])).collect()
-}
-
-fn show_lengths(histogram: &[(u64, u64, u64)], report: &mut Report) {
-    let most = histogram.iter().map(|&(_, _, documents)| documents).max().unwrap_or(0);
-    for &(low, high, documents) in histogram {
-        let width = (40 * documents).div_ceil(most.max(1));
-        let bar = "▆".repeat(usize::try_from(width).unwrap_or(0));
-        let range = format!("{}–{}", format::count(low), format::count(high));
-        report.line(format!("{range:>19} {:>12}  {bar}", format::count(documents)));
-    }
 }

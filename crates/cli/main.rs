@@ -15,7 +15,10 @@ mod progress;
 mod report;
 mod run;
 mod shard_format;
+mod stats;
 mod tokenize;
+mod tokens;
+mod train;
 mod verify;
 
 use std::process::ExitCode;
@@ -47,7 +50,7 @@ struct Cli {
 enum Verb {
     Prep(prep::Prep),
     Dedup(dedup::Dedup),
-    Tokenize(tokenize::Tokenize),
+    Tokenize(Box<tokenize::Tokenize>),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Load(load::Load),

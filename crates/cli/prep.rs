@@ -26,6 +26,9 @@ pub struct Prep {
     /// Store the text beside the tokens
     #[arg(long)]
     keep_text: bool,
+    /// Count documents, bytes and tokens of every source
+    #[arg(long)]
+    stats: bool,
     #[command(flatten)]
     tokenize: TokenizeArgs,
     #[command(flatten)]
@@ -50,6 +53,7 @@ impl Prep {
         run.options.write_index = self.dedup.write_index();
         run.vocabulary = Some(&vocabulary);
         run.verify_tokens = self.tokenize.verify_tokens;
+        run.stats = self.stats;
         run.run(global, report)
     }
 }

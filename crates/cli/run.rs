@@ -14,6 +14,7 @@ use crate::args::{Global, Inputs, Output};
 use crate::format;
 use crate::progress::Bar;
 use crate::report::{Report, Usage};
+use crate::stats;
 
 /// A run of the pipeline, as a verb asks for it.
 pub struct Run<'a> {
@@ -27,6 +28,8 @@ pub struct Run<'a> {
     pub verify_tokens: f64,
     /// The output is thrown away.
     pub dry: bool,
+    /// Count what is written, by source.
+    pub stats: bool,
 }
 
 impl<'a> Run<'a> {
@@ -48,6 +51,7 @@ impl<'a> Run<'a> {
             vocabulary: None,
             verify_tokens: 0.0,
             dry: false,
+            stats: false,
         }
     }
 
@@ -59,6 +63,7 @@ impl<'a> Run<'a> {
             tmp_dir: global.tmp_dir.clone(),
             fresh: self.output.fresh,
             verify_tokens: self.verify_tokens,
+            stats: self.stats,
         };
         if let Some(index) = &self.options.write_index {
             let [index, out] = [index, self.out].map(std::path::absolute);
@@ -98,7 +103,7 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 impl Run<'_> {
     /// What was read, dropped and kept.
     fn tell(&self, report: &mut Report, finished: &Finished, took: Duration) {
-        let Finished { manifest, already, resumed, notes } = finished;
+        let Finished { manifest, already, resumed, notes, stats } = finished;
         let counts = &manifest.counts;
         let out = self.out.display();
         notes.iter().for_each(|note| report.note(note));
@@ -139,6 +144,11 @@ impl Run<'_> {
         if let Some(index) = &self.options.write_index {
             report.line(format!("index {:>40}   in {}", "", index.display()));
         }
+        if let Some(stats) = stats {
+            stats::show(stats, report);
+        } else if self.stats {
+            report.note("--stats counts while shards are written; nothing was written");
+        }
         report.json(json!({
             "out": (!self.dry).then_some(self.out),
             "already": already,
@@ -152,6 +162,7 @@ impl Run<'_> {
             "shards": manifest.shards,
             "removed": if self.dry { &[][..] } else { &manifest.removed },
             "tokenizer": manifest.tokenizer,
+            "stats": stats.as_ref().map(stats::json),
         }));
         if !counts.skipped.is_empty() {
             if !self.dry {

@@ -21,6 +21,16 @@ pub enum Error {
         position: u64,
         difference: forebay_transform::tokenize::Error,
     },
+    #[error(transparent)]
+    Train(#[from] forebay_transform::tokenize::train::Error),
+    #[error("{path}: expected a new file, found one that exists")]
+    FileThere { path: PathBuf },
+    #[error("{inputs}: expected text to learn from, found none in the sample")]
+    NoText { inputs: String },
+    #[error(
+        "expected words that fit into {memory_bytes} bytes of memory, found {words} different ones, which take {needed}"
+    )]
+    TooManyWords { words: u64, needed: u64, memory_bytes: u64 },
     #[error("{out} holds a finished dataset of other {differs}")]
     OtherDataset { out: PathBuf, differs: &'static str },
     #[error("{out} holds an unfinished run of other {differs}")]
@@ -63,7 +73,14 @@ impl Error {
             Self::Shard(error) => error.hint(),
             Self::Tokenize(error) => error.hint(),
             Self::Tokens { difference, .. } => difference.hint(),
-            Self::OtherDataset { .. } => Some("give another `--out`, or delete that one".into()),
+            Self::Train(error) => error.hint(),
+            Self::NoText { .. } => Some("see `--sample`, and `--text-field`".into()),
+            Self::TooManyWords { .. } => {
+                Some("give a smaller `--sample` or more `--memory`".into())
+            }
+            Self::OtherDataset { .. } | Self::FileThere { .. } => {
+                Some("give another `--out`, or delete that one".into())
+            }
             Self::OtherRun { .. } => {
                 Some("`--fresh` throws it away; its own command, run again, finishes it".into())
             }

@@ -19,7 +19,7 @@
 //! Every task writes under a temporary name and commits by rename, so a killed run goes on where
 //! it was, and the bytes of the output do not depend on threads, memory or kills.
 //!
-//! Start at [`run()`]; [`datatrove`] is apart from it.
+//! Start at [`run()`]; [`datatrove`] and [`train`] are apart from it.
 
 mod compare;
 mod corpus;
@@ -41,7 +41,9 @@ mod sign;
 mod sort;
 mod spool;
 mod stage;
+mod stats;
 mod survivors;
+pub mod train;
 mod work;
 mod write;
 
@@ -49,3 +51,4 @@ pub use error::{Error, Result};
 pub use plan::{Cuts, EvalOptions, Execution, Form, Options, Scope, Steps};
 pub use progress::{Progress, Snapshot, Unit};
 pub use run::{Finished, run};
+pub use stats::{Lengths, SourceStats, Stats};

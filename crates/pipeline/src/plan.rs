@@ -160,6 +160,8 @@ pub struct Execution {
     pub fresh: bool,
     /// Share of the documents, 0 to 1, that the reference encodes again, to compare.
     pub verify_tokens: f64,
+    /// Count what is written, by source.
+    pub stats: bool,
 }
 
 /// All that a run was asked to do; kept in the work directory to recognise it when it resumes.

@@ -8,7 +8,7 @@ use forebay_shard::manifest::{
 };
 use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
-use forebay_transform::tokenize::{Tokenizer, Verifier, Vocabulary};
+use forebay_transform::tokenize::{Pieces, Tokenizer, Verifier, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::corpus::Corpus;
@@ -18,8 +18,10 @@ use crate::outcome::Outcome;
 use crate::part::Part;
 use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
+use crate::stats::Stats;
 use crate::survivors::Survivors;
 use crate::work::{Start, Work};
+use crate::write::Encoder;
 use crate::{Error, Result, cuts, dedup, read, removed, write};
 
 /// A dataset and how it came to be.
@@ -33,6 +35,8 @@ pub struct Finished {
     pub resumed: bool,
     /// What the user should know, once.
     pub notes: Vec<String>,
+    /// What was written, if it was to be counted and was not there before.
+    pub stats: Option<Stats>,
 }
 
 /// Makes a dataset in `out` of `inputs`, or goes on where an interrupted run of the same stopped.
@@ -77,7 +81,7 @@ pub fn run(
         Start::Unfinished(work) => *work,
         Start::Finished(manifest) => {
             let (manifest, notes) = (*manifest, Vec::new());
-            return Ok(Finished { manifest, already: true, resumed: false, notes });
+            return Ok(Finished { manifest, already: true, resumed: false, notes, stats: None });
         }
     };
     let resumed = work.resumed;
@@ -134,8 +138,19 @@ pub fn run(
     let outcome =
         Outcome { corpus: &corpus, survivors: &survivors, clustering: &clustering, cuts: &cuts };
     let verifier = verifier(&work, vocabulary, execution);
-    let shards =
-        write::run(&work, &outcome, tokenizer.as_ref(), verifier.as_ref(), execution, progress)?;
+    let pieces = vocabulary.filter(|_| execution.stats && tokenizer.is_some());
+    let pieces = pieces.map(Pieces::of).transpose()?;
+    let (tokenizer, verifier, pieces) = (tokenizer.as_ref(), verifier.as_ref(), pieces.as_ref());
+    let encoder = Encoder { tokenizer, verifier, pieces };
+    let written = write::run(&work, &outcome, &encoder, execution, progress)?;
+    let mut stats = pieces.map(|_| Stats::default());
+    let mut shards = Vec::new();
+    for done in written {
+        if let (Some(stats), Some(of_shard)) = (&mut stats, &done.stats) {
+            stats.add(of_shard);
+        }
+        shards.push(done.entry);
+    }
 
     progress.start("finish", Unit::Steps, 0);
     let made = Made {
@@ -147,13 +162,13 @@ pub fn run(
     if let Some(directory) = &work.plan.options.write_index {
         dedup_index::write(&work, &corpus, &survivors, directory)?;
     }
-    let manifest = publish(&work, made, tokenizer.as_ref(), vocabulary)?;
+    let manifest = publish(&work, made, tokenizer, vocabulary)?;
     work.finish();
     let mut notes: Vec<String> =
         tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
     notes.extend(evals.and_then(|evals| evals.note()));
-    notes.extend(verifier.map(|verifier| verifier.note()));
-    Ok(Finished { manifest, already: false, resumed, notes })
+    notes.extend(verifier.map(Verifier::note));
+    Ok(Finished { manifest, already: false, resumed, notes, stats })
 }
 
 /// All parts of the spool are open at once: take as many descriptors as the system gives.

@@ -7,7 +7,8 @@
 //! read.json      the read stage is complete: parts of each source
 //! dedup.bin      the dedup stage is complete: survivor of each document
 //! cuts.bin       the cuts are found: ranges of bytes, by document
-//! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes and part of the index
+//! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes, statistics and
+//!                part of the index
 //! ```
 
 use std::fs;
@@ -18,9 +19,11 @@ use forebay_shard::index::ShardIndex;
 use forebay_shard::manifest::{self, Manifest, ShardEntry, WORK};
 use forebay_shard::{Error as ShardError, Format, Shard};
 use forebay_store::{Lock, create_dir, publish_bytes, temporaries};
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::plan::{INDEX_FILE, Plan};
+use crate::stats::Stats;
 use crate::{Error, Result};
 
 /// The work directory, held for this process.
@@ -34,6 +37,16 @@ pub(crate) struct Work {
     /// The run began earlier.
     pub(crate) resumed: bool,
     _lock: Lock,
+}
+
+/// What is known of a complete shard.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    #[serde(flatten)]
+    pub(crate) entry: ShardEntry,
+    /// If the run counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stats: Option<Stats>,
 }
 
 /// What stands in `--out`.
@@ -138,7 +151,12 @@ impl Work {
     }
 
     /// Records that a shard is written and checked, then publishes it.
-    pub(crate) fn publish_shard(&self, number: usize, shard: Shard) -> Result<ShardEntry> {
+    pub(crate) fn publish_shard(
+        &self,
+        number: usize,
+        shard: Shard,
+        stats: Option<Stats>,
+    ) -> Result<Done> {
         let entry = ShardEntry {
             file: self.shard_name(number),
             documents: shard.documents,
@@ -148,7 +166,8 @@ impl Work {
             blake3: shard.blake3,
             sidecars: shard.sidecars.iter().map(|(entry, _)| entry.clone()).collect(),
         };
-        let json = serde_json::to_vec(&entry).unwrap_or_default();
+        let done = Done { entry, stats };
+        let json = serde_json::to_vec(&done).unwrap_or_default();
         let (offsets, tokens): (Vec<u64>, Vec<u32>) = shard.index.documents.into_iter().unzip();
         let sizes = [json.len() as u64, offsets.len() as u64, shard.index.blocks.len() as u64];
         let mut bytes: Vec<u8> = cast_slice(&sizes).to_vec();
@@ -162,11 +181,11 @@ impl Work {
         for (_, sidecar) in shard.sidecars {
             sidecar.publish()?;
         }
-        Ok(entry)
+        Ok(done)
     }
 
     /// A shard that is complete; `None` if it is not.
-    pub(crate) fn shard(&self, number: usize) -> Option<(ShardEntry, ShardIndex)> {
+    pub(crate) fn shard(&self, number: usize) -> Option<(Done, ShardIndex)> {
         let bytes = fs::read(self.done(number)).ok()?;
         let (bytes, checksum) = bytes.split_last_chunk::<8>()?;
         if xxh3_64(bytes) != u64::from_le_bytes(*checksum) {
@@ -178,14 +197,15 @@ impl Work {
         let offsets: Vec<u64> = take(&mut rest, sizes[1])?;
         let tokens: Vec<u32> = take(&mut rest, sizes[1])?;
         let blocks: Vec<[u8; 32]> = take(&mut rest, sizes[2])?;
-        let entry: ShardEntry = serde_json::from_slice(&json).ok()?;
+        let done: Done = serde_json::from_slice(&json).ok()?;
+        let entry = &done.entry;
         let published = |file: &str, bytes| {
             fs::metadata(self.out.join(file)).is_ok_and(|metadata| metadata.len() == bytes)
         };
         let whole = published(&entry.file, entry.bytes)
             && entry.sidecars.iter().all(|sidecar| published(&sidecar.file, sidecar.bytes));
         let documents = offsets.into_iter().zip(tokens).collect();
-        whole.then_some((entry, ShardIndex { documents, blocks }))
+        whole.then_some((done, ShardIndex { documents, blocks }))
     }
 
     fn done(&self, number: usize) -> PathBuf {

@@ -6,10 +6,9 @@
 use std::path::Path;
 
 use forebay_shard::format::Target;
-use forebay_shard::manifest::ShardEntry;
 use forebay_shard::{Columns, Note, Row as ShardRow, UnitWriter};
 use forebay_transform::shuffle;
-use forebay_transform::tokenize::{Tokenizer, Verifier};
+use forebay_transform::tokenize::{Pieces, Tokenizer, Verifier};
 
 use crate::cuts;
 use crate::ordered::ordered;
@@ -18,8 +17,9 @@ use crate::part::Part;
 use crate::plan::{Execution, Form};
 use crate::progress::{Progress, Unit};
 use crate::spool::Row;
+use crate::stats::Stats;
 use crate::survivors::Fate;
-use crate::work::Work;
+use crate::work::{Done, Work};
 use crate::{Error, Result};
 
 /// Text that a thread gathers and encodes at once, at least.
@@ -32,15 +32,25 @@ const BUCKETS: usize = 1 << (64 - BUCKET_SHIFT);
 /// Which documents are verified has nothing to do with where they are shuffled to.
 const VERIFY_SEED: u64 = 0x7665_7269_6679;
 
+/// What becomes of the texts on their way into a shard.
+pub(crate) struct Encoder<'a> {
+    pub(crate) tokenizer: Option<&'a Tokenizer>,
+    /// Compares a sample of the tokens with the reference's.
+    pub(crate) verifier: Option<&'a Verifier>,
+    /// For statistics.
+    pub(crate) pieces: Option<&'a Pieces>,
+}
+
 /// Writes the shards that are not complete yet; returns all of them.
+///
+/// With `pieces` it counts what it writes. A shard of a run that did not count is written again.
 pub(crate) fn run(
     work: &Work,
     outcome: &Outcome<'_>,
-    tokenizer: Option<&Tokenizer>,
-    verifier: Option<&Verifier>,
+    encoder: &Encoder<'_>,
     execution: &Execution,
     progress: &Progress,
-) -> Result<Vec<ShardEntry>> {
+) -> Result<Vec<Done>> {
     let options = &work.plan.options;
     if options.form == Form::Removed {
         return Ok(Vec::new());
@@ -53,19 +63,21 @@ pub(crate) fn run(
     let item_bytes = (PIECE_BYTES * parts.len() as u64).min(most).max(ITEM_BYTES);
     let items = spool.items(work, item_bytes)?;
     let shards = items.last().map_or(0, |item| item.shard + 1);
-    let mut done: Vec<Option<ShardEntry>> =
-        (0..shards).map(|number| work.shard(number).map(|(entry, _)| entry)).collect();
+    let complete = |done: &Done| encoder.pieces.is_none() || done.stats.is_some();
+    let mut done: Vec<Option<Done>> = (0..shards)
+        .map(|number| work.shard(number).map(|(done, _)| done).filter(complete))
+        .collect();
 
     let todo: Vec<&Item> = items.iter().filter(|item| done[item.shard].is_none()).collect();
     progress.start("write", Unit::Bytes, todo.iter().map(|item| item.text_bytes).sum());
     let columns = Columns {
-        tokens: tokenizer.is_some(),
-        text: options.keep_text || tokenizer.is_none(),
+        tokens: encoder.tokenizer.is_some(),
+        text: options.keep_text || encoder.tokenizer.is_none(),
         duplicates,
         annotations: form == Form::Annotated,
         masked: mask,
     };
-    let entry = tokenizer.map(Tokenizer::entry);
+    let entry = encoder.tokenizer.map(Tokenizer::entry);
     let target = Target {
         format: options.format,
         columns,
@@ -74,11 +86,14 @@ pub(crate) fn run(
         vocab_size: entry.map_or(0, |entry| entry.vocab_size),
     };
     let mut open: Option<(usize, UnitWriter)> = None;
+    let mut stats = encoder.pieces.map(|_| Stats::default());
     let gather = |number: usize| {
         if progress.stopped() {
             return Err(Error::Interrupted);
         }
-        spool.gather(todo[number], tokenizer, verifier)
+        let mut batch = spool.gather(todo[number], encoder)?;
+        batch.stats = encoder.pieces.map(|pieces| batch.count(pieces)).transpose()?;
+        Ok(batch)
     };
     ordered(execution.threads, todo.len(), gather, |number, batch| {
         let item = todo[number];
@@ -87,12 +102,16 @@ pub(crate) fn run(
             _ => UnitWriter::create(&work.out, item.shard, &target)?,
         };
         batch.write(&mut writer)?;
+        if let (Some(stats), Some(of_batch)) = (&mut stats, &batch.stats) {
+            stats.add(of_batch);
+        }
         progress.add(item.text_bytes);
         if todo.get(number + 1).is_some_and(|next| next.shard == item.shard) {
             open = Some((item.shard, writer));
         } else {
-            done[item.shard] =
-                Some(work.publish_shard(item.shard, writer.finish(execution.threads)?)?);
+            let stats = stats.as_mut().map(std::mem::take);
+            let shard = writer.finish(execution.threads)?;
+            done[item.shard] = Some(work.publish_shard(item.shard, shard, stats)?);
         }
         Ok(())
     })?;
@@ -183,12 +202,7 @@ impl Spool<'_> {
     }
 
     /// Reads the documents of an item, puts them in order and encodes them.
-    fn gather(
-        &self,
-        item: &Item,
-        tokenizer: Option<&Tokenizer>,
-        verifier: Option<&Verifier>,
-    ) -> Result<Batch> {
+    fn gather(&self, item: &Item, encoder: &Encoder<'_>) -> Result<Batch> {
         let mut batch = Batch::default();
         match item.range {
             Range::Rows { part, first, end } => {
@@ -209,7 +223,7 @@ impl Spool<'_> {
                 batch.order.sort_unstable_by_key(|&at| key(&batch.documents[at]));
             }
         }
-        if let Some(tokenizer) = tokenizer {
+        if let Some(tokenizer) = encoder.tokenizer {
             // Growing would copy all: some bytes to spare instead.
             let text_bytes = usize::try_from(item.text_bytes).unwrap_or(0);
             let mut tokens = Vec::with_capacity(text_bytes / 3 + batch.documents.len());
@@ -219,7 +233,7 @@ impl Spool<'_> {
                 let start = tokens.len();
                 tokenizer.encode(text, &mut tokens)?;
                 ends.push(tokens.len());
-                if let Some(verifier) = verifier {
+                if let Some(verifier) = encoder.verifier {
                     let end = tokens.len() - usize::from(tokenizer.entry().eos.is_some());
                     batch.verify(at, &tokens[start..end], verifier)?;
                 }
@@ -362,6 +376,8 @@ struct Batch {
     tokens: Vec<u32>,
     /// Where the tokens of each document end.
     ends: Vec<usize>,
+    /// If the run counts.
+    stats: Option<Stats>,
 }
 
 impl Batch {
@@ -393,6 +409,21 @@ impl Batch {
             position: row.position,
             difference,
         })
+    }
+
+    /// The tokens of a document, by its place in the order.
+    fn tokens(&self, at: usize) -> &[u32] {
+        let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.tokens[start..self.ends[at]]
+    }
+
+    fn count(&self, pieces: &Pieces) -> Result<Stats> {
+        let mut stats = Stats::default();
+        for at in 0..self.order.len() {
+            let [_, source, text] = self.strings(at)?;
+            stats.push(source, text, self.tokens(at), pieces);
+        }
+        Ok(stats)
     }
 
     fn write(&self, writer: &mut UnitWriter) -> Result<()> {

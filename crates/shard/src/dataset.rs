@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::AsArray;
 use arrow::datatypes::UInt32Type;
 use forebay_store::Map;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::format::{self, Layout, Unit};
@@ -145,12 +146,55 @@ impl Dataset {
             let shard = self.manifest.shards.get(number as usize);
             return shard.map_or(Ok(Vec::new()), |shard| self.unit_head(shard, layout, limit));
         }
+        self.rows(number, 0, limit)
+    }
+
+    /// The first document of this id, decoded from Parquet; reads the ids of all shards before it.
+    ///
+    /// # Errors
+    /// As [`Dataset::head`].
+    pub fn find(&self, id: &str) -> Result<Option<Head>> {
+        for number in 0..self.manifest.shards.len() as u32 {
+            if let Some(row) = self.row_of(number, id)? {
+                return Ok(self.rows(number, row, 1)?.pop());
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where a document of this id stands in shard `number`.
+    fn row_of(&self, number: u32, id: &str) -> Result<Option<usize>> {
+        let Some(path) = self.shard(number) else { return Ok(None) };
+        let wrong = |what: &dyn std::fmt::Display| Error::file(&path, what);
+        let file =
+            std::fs::File::open(&path).map_err(|e| forebay_store::Error::io("open", &path, e))?;
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| wrong(&e))?;
+        let ids = ProjectionMask::columns(builder.parquet_schema(), ["id"]);
+        let mut before = 0;
+        for batch in builder.with_projection(ids).build().map_err(|e| wrong(&e))? {
+            let batch = batch.map_err(|e| wrong(&e))?;
+            let Some(ids) = batch.column_by_name("id").and_then(|c| c.as_string_opt::<i32>())
+            else {
+                return Err(wrong(&"expected a column `id`, found none"));
+            };
+            if let Some(row) = ids.iter().position(|found| found == Some(id)) {
+                return Ok(Some(before + row));
+            }
+            before += batch.num_rows();
+        }
+        Ok(None)
+    }
+
+    /// Up to `limit` documents of shard `number`, from row `first` on.
+    fn rows(&self, number: u32, first: usize, limit: usize) -> Result<Vec<Head>> {
         let Some(path) = self.shard(number) else { return Ok(Vec::new()) };
         let wrong = |what: &dyn std::fmt::Display| Error::file(&path, what);
         let file =
             std::fs::File::open(&path).map_err(|e| forebay_store::Error::io("open", &path, e))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .and_then(|builder| builder.with_limit(limit).with_batch_size(limit.max(1)).build())
+            .and_then(|builder| {
+                builder.with_offset(first).with_limit(limit).with_batch_size(limit.max(1)).build()
+            })
             .map_err(|e| wrong(&e))?;
         let mut heads = Vec::new();
         for batch in reader {

@@ -264,7 +264,8 @@ mod tests {
         let columns = Columns { tokens, text, duplicates, annotations, masked };
         let mut writer = ShardWriter::create(&path, columns).unwrap();
         for tokens in rows {
-            let row = Row { id: "id", source: "s", tokens, text: "text", note: Note::default() };
+            let (position, note) = (0, Note::default());
+            let row = Row { id: "id", source: "s", position, tokens, text: "text", note };
             writer.push(&row).unwrap();
         }
         writer.finish(1).unwrap().file.publish().unwrap();

@@ -16,18 +16,22 @@
 
 use std::path::{Path, PathBuf};
 
-use forebay_shard::manifest::{self, Eos, TokenizerEntry};
+use forebay_shard::manifest::{Eos, TokenizerEntry};
 use serde::{Deserialize, Serialize};
 
+mod alphabet;
 mod engine;
 mod long;
+mod pieces;
 mod sentencepiece;
 mod tiktoken;
+pub mod train;
 mod unicode;
 mod verify;
 mod vocabulary;
 
 use engine::{Engine, Fast, REFERENCE, Reference};
+pub use pieces::Pieces;
 pub use unicode::UNICODE;
 pub use verify::Verifier;
 pub use vocabulary::{DEFAULT, Vocabulary};
@@ -182,11 +186,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::load`].
     pub fn of_dataset(directory: &Path, entry: &TokenizerEntry) -> Result<Self> {
-        let vocabulary = if entry.name == manifest::TOKENIZER {
-            Vocabulary::open(&directory.join(manifest::TOKENIZER).to_string_lossy())?
-        } else {
-            Vocabulary::open(&entry.name)?
-        };
+        let vocabulary = Vocabulary::of_dataset(directory, entry)?;
         let special_tokens = match entry.special_tokens.as_str() {
             "text" => SpecialTokens::Text,
             _ => SpecialTokens::Parse,

@@ -13,7 +13,14 @@ use super::*;
 use crate::{Execution, Progress};
 
 fn execution(threads: usize) -> Execution {
-    Execution { threads, memory_bytes: 1 << 20, tmp_dir: None, fresh: false, verify_tokens: 0.0 }
+    Execution {
+        threads,
+        memory_bytes: 1 << 20,
+        tmp_dir: None,
+        fresh: false,
+        verify_tokens: 0.0,
+        stats: false,
+    }
 }
 
 fn data(name: &str) -> PathBuf {

@@ -83,6 +83,17 @@ impl Vocabulary {
         Ok(Self { path: PathBuf::from(&name), name, bytes: bytes.into(), blake3 })
     }
 
+    /// The vocabulary of a dataset: the copy that lies in it, or the built-in one.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if there is neither.
+    pub fn of_dataset(directory: &Path, entry: &manifest::TokenizerEntry) -> Result<Self> {
+        match entry.name.as_str() {
+            manifest::TOKENIZER => Self::open(&directory.join(&entry.name).to_string_lossy()),
+            built_in => Self::open(built_in),
+        }
+    }
+
     /// Parsed, without what must not touch training data.
     pub(super) fn json(&self) -> Result<Value> {
         let wrong = |found: String| Error::NotATokenizer { path: self.path.clone(), found };
