@@ -1,5 +1,6 @@
 //! What turns text into ids: the fast encoder, and the reference for what that one refuses.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use fastokens::AddedTokenPolicy;
@@ -54,6 +55,7 @@ impl Fast {
         if let Some(token) = moved_token(&json) {
             return Err(format!("the reference gives added token {token} another id"));
         }
+        let json = without_holes(json);
         let (normalizer, pre_tokenizer) =
             (json["normalizer"].clone(), json["pre_tokenizer"].clone());
         let inner = fastokens::Tokenizer::from_json(json).map_err(|error| error.to_string())?;
@@ -94,6 +96,21 @@ impl Fast {
         }
         Ok(())
     }
+}
+
+/// The vocabulary with something for every id: the encoder takes no other. Spaces and control
+/// characters stand in no byte-level token, so that no text becomes one of these.
+fn without_holes(mut json: Value) -> Value {
+    let Some(vocabulary) = json["model"]["vocab"].as_object_mut() else { return json };
+    let ids: HashSet<u64> = vocabulary.values().filter_map(Value::as_u64).collect();
+    let end = ids.iter().max().map_or(0, |id| id + 1);
+    // Ids that are all over the place are not a vocabulary with holes.
+    if (end - ids.len() as u64) < 1024 {
+        for id in (0..end).filter(|id| !ids.contains(id)) {
+            vocabulary.insert(format!(" \u{1} no token {id}"), id.into());
+        }
+    }
+    json
 }
 
 /// An added token that has an id in the file that the reference does not give it: one that is not

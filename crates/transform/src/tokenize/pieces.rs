@@ -129,7 +129,7 @@ mod tests {
 
     fn vocabulary(json: &str) -> Vocabulary {
         let (name, path) = ("tokenizer.json".into(), "tokenizer.json".into());
-        Vocabulary { name, path, bytes: json.into(), blake3: String::new() }
+        Vocabulary { name, path, bytes: json.as_bytes().into(), blake3: String::new() }
     }
 
     #[test]
