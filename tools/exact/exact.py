@@ -224,6 +224,8 @@ def prove(name, path, args, mixer_lines, flags, work, minutes):
     for mode in args.modes:
         count, found = Count(), []
         documents = corpus(args.corpus) if args.corpus else inputs.adversarial(tokens, thorough=mode == MODES[0] and not args.quick)
+        if args.kinds:
+            documents = (d for d in documents if d[0].split("-")[0] in args.kinds)
         what = "corpus" if args.corpus else "adversarial"
         compare(documents, ours, reference, mode, count, found)
         counts[f"{what}, {mode}"] = count
@@ -265,6 +267,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fuzz-bytes", type=int, default=3_000_000, help="of random documents a seed")
     parser.add_argument("--quick", action="store_true", help="adversarial documents without private and unassigned scalars and without megabytes")
+    parser.add_argument("--kinds", nargs="+", help="of adversarial documents: scalars, run, probe, space, special, … as their ids begin")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--verify-tokens", metavar="VALUE", help="passed on, where the binary has it")
     parser.add_argument("--argument", action="append", default=[], help="passed on to `forebay tokenize`, such as --argument=--threads=2")

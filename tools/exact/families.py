@@ -91,7 +91,7 @@ def make(name, gpt2):
         vocabulary["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[which]}
     # One that is normalized, and takes the spaces beside it.
     flags = {"single_word": False, "lstrip": True, "rstrip": True, "normalized": True, "special": False}
-    vocabulary["added_tokens"].append({"id": len(vocabulary["model"]["vocab"]) + 7, "content": "<Mask É>", **flags})
+    vocabulary["added_tokens"].append({"id": len(vocabulary["model"]["vocab"]), "content": "<Mask É>", **flags})
     flags = {"single_word": True, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    vocabulary["added_tokens"].append({"id": len(vocabulary["model"]["vocab"]) + 8, "content": "zwei", **flags})
+    vocabulary["added_tokens"].append({"id": len(vocabulary["model"]["vocab"]) + 1, "content": "zwei", **flags})
     return json.dumps(vocabulary, ensure_ascii=False).encode()

@@ -93,6 +93,16 @@ def marks():
     yield "nul", "a\0b\0\0 \0c \0"
 
 
+def probes():
+    """Short lines on which regex libraries disagree: classes, anchors, boundaries, possessive repeats, case folding."""
+    for n, text in enumerate((
+        "a b\nc d\n", "  a  \n b  ", "hello\n\nworld\n", "é1٣½²x_y-z", "日本 語ab", "don't STOP'S \u017f'\u017f \u212a'", "straSSE STRASSE ẞ", "\u180e a\u180eb \u180e's",
+        "\x1c\x1da \x85b\u200b c\ufeffd", "1234567 12,345", "a\r\nb\rc\u2028d", "ΣΑΣ σας ς", "🇩🇪🏳️‍🌈x", "\u0301e\u0301 \u20ddx", "①Ⅷ५", "_‿x", "\u00ad\u200dz", "fooFOO ǅ ŉ",
+        "  \n  x", "x\n", "x\n\n", "\nx", "a\0b", "ーァゟ゠々〆", "ㄱㅏ가", "٪،؛؟", "a \n", "a \n b", "\n \n", "x \r\n y", "the deadbeef cafe", "\tTab\vVt\fFf", "١٢٣٤٥٦٧", "𝟏𝟐𝟑𝟒", "x²³¹y", "İıſK",
+    )):
+        yield f"probe-{n}", text
+
+
 def contractions():
     letters = {"s": "sS\u017f", "t": "tT", "r": "rR", "e": "eE", "v": "vV", "m": "mM", "l": "lL", "d": "dD", "k": "kK\u212a"}
     for end in (*CONTRACTIONS, "'k", "'sk", "'lll", "''s", "'"):
@@ -133,7 +143,7 @@ def endless(size=1_000_000):
 
 def adversarial(tokens, thorough=True):
     """`(id, text)` of everything above; without the sparse scalars and the megabytes unless `thorough`."""
-    sources = [scalars(sparse=thorough), runs(), marks(), contractions(), specials(tokens), endless() if thorough else endless(50_000)]
+    sources = [scalars(sparse=thorough), runs(), marks(), probes(), contractions(), specials(tokens), endless() if thorough else endless(50_000)]
     for source in sources:
         for name, text in source:
             if text.strip(WHITE_SPACE):

