@@ -90,7 +90,8 @@ def isolated(data):
     assert changed == 1, "the package's file has another pre-tokenizer now"
     vocab = vocabulary["model"]["vocab"]
     holes = set(range(max(vocab.values()))) - set(vocab.values())
-    vocab |= {f"<|hole {n}|>": n for n in sorted(holes)}
+    # A letter that stands for no byte, so no text reaches them.
+    vocab |= {f"∅{n}": n for n in sorted(holes)}
     return json.dumps(vocabulary, ensure_ascii=False).encode()
 
 

@@ -92,7 +92,9 @@ def tiktoken(path, threads):
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     byte = {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(b for b in range(256) if b not in plain)}
     added = {t["content"]: t["id"] for t in vocabulary["added_tokens"]}
-    ranks = {bytes(byte[c] for c in token): i for token, i in vocabulary["model"]["vocab"].items() if token not in added}
+    pieces = {token: i for token, i in vocabulary["model"]["vocab"].items() if token not in added}
+    # A piece with another letter only fills a hole among the ids.
+    ranks = {bytes(byte[c] for c in token): i for token, i in pieces.items() if all(c in byte for c in token)}
     tokenizer = tiktoken.Encoding("peer", pat_str=splits[0]["pattern"]["Regex"], mergeable_ranks=ranks, special_tokens=added)
     batch = lambda texts: (tokenizer.encode_to_numpy(t, allowed_special="all", disallowed_special=()) for t in texts)
     return lambda texts: flat_batches(batch, texts, lambda e: e)
