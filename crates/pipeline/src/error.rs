@@ -19,7 +19,7 @@ pub enum Error {
         id: String,
         source_name: String,
         position: u64,
-        difference: forebay_transform::tokenize::Error,
+        difference: Box<forebay_transform::tokenize::Error>,
     },
     #[error(transparent)]
     Train(#[from] forebay_transform::tokenize::train::Error),

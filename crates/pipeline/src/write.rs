@@ -407,7 +407,7 @@ impl Batch {
             id: id.to_owned(),
             source_name: source.to_owned(),
             position: row.position,
-            difference,
+            difference: Box::new(difference),
         })
     }
 
