@@ -67,7 +67,8 @@ fn merges_are_those_of_the_reference_trainer() {
 #[test]
 fn both_encoders_read_it_and_agree() {
     let dir = temp();
-    for split in ["gpt2", "llama3", "o200k", "qwen", r"[a-z]+|\s"] {
+    let expression = r"[a-z]+|\s";
+    for split in ["gpt2", "llama3", "o200k", "qwen", expression] {
         let out = dir.path().join("tokenizer.json");
         let more = ["--vocab-size", "2000", "--sample", "600KiB", "--split", split];
         train(&[&sample()], &out, &more).exits(0);
@@ -76,7 +77,9 @@ fn both_encoders_read_it_and_agree() {
         command.arg("tokenize").arg(sample()).arg("--out").arg(&dataset).arg("--keep-text");
         ran(command.arg("--tokenizer").arg(&out)).exits(0);
         let said = manifest(&dataset);
-        assert!(said["tokenizer"]["engine"].as_str().unwrap().starts_with("fastokens"), "{split}");
+        // What it would take for other expressions reads them differently.
+        let engine = if split == expression { "tokenizers" } else { "fastokens" };
+        assert!(said["tokenizer"]["engine"].as_str().unwrap().starts_with(engine), "{split}");
         assert_eq!(said["tokenizer"]["eos"]["token"], "<|endoftext|>");
         let reference = Tokenizer::from_file(&out).unwrap();
         for row in rows(&dataset).iter().step_by(7) {
@@ -176,7 +179,7 @@ fn tokenize_itself_is_as_it_was() {
     let input = write(dir.path().join("train"), line("a", "Hello, world!"));
     let out = dir.path().join("out");
     let mut command = binary();
-    command.args(["tokenize", "./train", "--format", "jsonl", "--out", "out"]);
+    command.args(["tokenize", "./train", "--input-format", "jsonl", "--out", "out"]);
     ran(command.current_dir(dir.path())).exits(0);
     assert_eq!(rows(&out)[0].tokens, [15496, 11, 995, 0, EOS]);
     assert!(input.exists());

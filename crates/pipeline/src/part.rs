@@ -133,7 +133,7 @@ impl Part {
     pub(crate) fn data(&self, rows: &[Row]) -> Result<Vec<u8>> {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(Vec::new()) };
         let length = last.offset + last.data_bytes() - first.offset;
-        self.read(first.offset, usize::try_from(length).unwrap_or(usize::MAX))
+        Ok(self.file.read(first.offset, usize::try_from(length).unwrap_or(usize::MAX))?)
     }
 
     /// Id, source and text of a row.

@@ -251,7 +251,7 @@ impl Spool<'_> {
             return Ok(());
         }
         let data = batch.data.len();
-        batch.data.push(part.data(&rows)?);
+        batch.data.push(forebay_shard::string(part.data(&rows)?).ok_or_else(changed)?);
         for row in rows.iter().filter(|row| self.stays(number, row)) {
             let document = self.document(number, row);
             let (mut row, mut data) = (Row { offset: row.offset - rows[0].offset, ..*row }, data);
@@ -263,7 +263,7 @@ impl Spool<'_> {
                 row.offset = 0;
                 row.text_bytes = u32::try_from(text.len()).unwrap_or(u32::MAX);
                 data = batch.data.len();
-                batch.data.push(whole.into_bytes());
+                batch.data.push(whole);
             }
             let mut note = self.note(document)?;
             if self.mask {
@@ -366,7 +366,7 @@ impl Range {
 /// Documents of an item, in order, with their tokens.
 #[derive(Default)]
 struct Batch {
-    data: Vec<Vec<u8>>,
+    data: Vec<String>,
     /// Row, its offset now counted in its data; number of its data.
     documents: Vec<(Row, usize)>,
     /// Of each document, as they were taken.
@@ -388,12 +388,14 @@ impl Batch {
     }
 
     fn strings_of(&self, row: &Row, number: usize) -> Result<[&str; 3]> {
-        let start = usize::try_from(row.offset).unwrap_or(usize::MAX);
-        let bytes = &self.data[number][start..];
-        let (id, bytes) = bytes.split_at(row.id_bytes as usize);
-        let (source, bytes) = bytes.split_at(row.source_bytes as usize);
-        let text = &bytes[..row.text_bytes as usize];
-        Ok([utf8(id)?, utf8(source)?, utf8(text)?])
+        let mut rest = self.data[number].get(usize::try_from(row.offset).unwrap_or(usize::MAX)..);
+        let mut next = |bytes: u32| {
+            let (string, after) = rest?.split_at_checked(bytes as usize)?;
+            rest = Some(after);
+            Some(string)
+        };
+        let [id, source, text] = [row.id_bytes, row.source_bytes, row.text_bytes].map(&mut next);
+        Ok([id.ok_or_else(changed)?, source.ok_or_else(changed)?, text.ok_or_else(changed)?])
     }
 
     /// Compares the tokens of a document, by its place in the order, if it is in the sample.
@@ -440,7 +442,6 @@ impl Batch {
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<&str> {
-    let broken = || forebay_shard::Error::file(Path::new("spool"), "changed under the run");
-    Ok(simdutf8::basic::from_utf8(bytes).map_err(|_| broken())?)
+fn changed() -> forebay_shard::Error {
+    forebay_shard::Error::file(Path::new("spool"), "changed under the run")
 }

@@ -44,7 +44,7 @@ pub use format::{Format, TokenType, UnitWriter};
 pub use index::Index;
 pub use manifest::Manifest;
 pub use removed::{Removed, RemovedWriter};
-pub use strings::Strings;
+pub use strings::{Strings, string};
 pub use tokens::TokenFiles;
 pub use verify::{Problem, Verified, verify};
 pub use writer::{Columns, Note, Row, Shard, ShardWriter};

@@ -59,6 +59,33 @@ pub trait Isa: Copy {
     }
 }
 
+/// The place of the first such byte.
+pub fn find(bytes: &[u8], byte: u8) -> Option<usize> {
+    run(Find { bytes, byte })
+}
+
+struct Find<'a> {
+    bytes: &'a [u8],
+    byte: u8,
+}
+
+impl Work for Find<'_> {
+    type Output = Option<usize>;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Option<usize> {
+        let (blocks, rest) = self.bytes.as_chunks::<BLOCK>();
+        for (at, block) in blocks.iter().enumerate() {
+            let found = isa.mask(block, |byte| byte == self.byte);
+            if found != 0 {
+                return Some(BLOCK * at + found.trailing_zeros() as usize);
+            }
+        }
+        let place = rest.iter().position(|&byte| byte == self.byte)?;
+        Some(BLOCK * blocks.len() + place)
+    }
+}
+
 /// 255 for each byte that is, 0 for the others.
 #[inline(always)]
 pub fn flags(block: &[u8; BLOCK], is: impl Fn(u8) -> bool) -> [u8; BLOCK] {
@@ -325,6 +352,18 @@ mod tests {
                 let expected = (larger, kept, extracted, places, selected);
                 prop_assert_eq!(&Everything(block, keep, bits).run(Portable), &expected);
                 prop_assert_eq!(&run(Everything(block, keep, bits)), &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_of_many_is_found() {
+        for length in 0..300 {
+            let mut bytes = vec![b'a'; length];
+            assert_eq!(find(&bytes, b'x'), None);
+            for at in (0..length).rev() {
+                bytes[at] = b'x';
+                assert_eq!(find(&bytes, b'x'), Some(at));
             }
         }
     }

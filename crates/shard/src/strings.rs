@@ -1,3 +1,10 @@
+/// The bytes as a string, if they are UTF-8; checked with SIMD, not copied.
+pub fn string(bytes: Vec<u8>) -> Option<String> {
+    simdutf8::basic::from_utf8(&bytes).ok()?;
+    // SAFETY: they are UTF-8.
+    Some(unsafe { String::from_utf8_unchecked(bytes) })
+}
+
 /// Many strings in one buffer: no allocation a string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Strings {

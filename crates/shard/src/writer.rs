@@ -247,11 +247,8 @@ impl ShardWriter {
         self.end_group()?;
         let file = self.file;
         let path = file.target().to_path_buf();
-        let metadata = self.writer.finish().map_err(|e| parquet_error(&path, e))?;
-        // What a failed write leaves in the buffer is not tried again when it is dropped.
-        let sink = self.writer.into_inner().map_err(|e| parquet_error(&path, e))?;
-        let flushed = sink.into_inner();
-        flushed.map_err(|e| forebay_store::Error::io("write", &path, e.into_error()))?;
+        // Also writes what the sink still holds.
+        let metadata = self.writer.close().map_err(|e| parquet_error(&path, e))?;
 
         let bytes = Map::open(file.temporary())?;
         let hash = || blake3::hash(&bytes).to_hex().to_string();
@@ -406,6 +403,9 @@ fn token_offsets(
     let broken = |expected: &str, found: String| {
         Error::corrupt(path, "layout of the column tokens", expected, found)
     };
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let index = metadata.offset_index().ok_or_else(|| broken("an offset index", "none".into()))?;
     let mut offsets = Vec::with_capacity(rows.len());
     for (group, pages) in metadata.row_groups().iter().zip(index) {

@@ -63,8 +63,25 @@ impl File {
             let (path, size) = (self.path.clone(), self.size);
             return Err(Error::PastEnd { path, size, offset, wanted: length as u64 });
         }
-        let mut bytes = vec![0; length];
-        self.read_at(offset, &mut bytes)?;
+        // Not filled with zeros first.
+        let mut bytes = Vec::with_capacity(length);
+        while bytes.len() < length {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => {
+                    let size = self.file.metadata().map_or(self.size, |m| m.len());
+                    let (path, wanted) = (self.path.clone(), length as u64);
+                    return Err(Error::PastEnd { path, size, offset, wanted });
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    let (path, source) = (self.path.clone(), error.into());
+                    return Err(Error::Io { action: "read", path, offset: Some(at), source });
+                }
+            }
+        }
+        // There may be room for more than was asked for.
+        bytes.truncate(length);
         Ok(bytes)
     }
 }

@@ -8,6 +8,7 @@ use super::output::Output;
 use super::{Field, InputFile, Options};
 use crate::Result;
 use crate::document::{Document, Reason};
+use crate::simd::find;
 
 pub(super) fn parse(
     file: &InputFile,
@@ -23,7 +24,7 @@ pub(super) fn parse(
     // Checked once for all lines; only a part with a bad byte is looked at line by line.
     let all = simdutf8::basic::from_utf8(bytes).ok();
     while start < bytes.len() {
-        let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |n| start + n);
+        let end = find(&bytes[start..], b'\n').map_or(bytes.len(), |n| start + n);
         let position = offset + start as u64;
         let mut line = &bytes[start..end];
         let mut valid = all.map(|all| &all[start..end]);

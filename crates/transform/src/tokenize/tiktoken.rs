@@ -114,16 +114,24 @@ pub(super) fn to_json(bytes: &[u8]) -> Result<Value, String> {
         })
         .collect();
     let byte_level = |split: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": split });
-    let split = json!({
-        "type": "Split", "pattern": { "Regex": known.split }, "behavior": "Isolated", "invert": false,
-    });
+    let split = |pattern: &str| {
+        json!({
+            "type": "Split", "pattern": { "Regex": pattern }, "behavior": "Isolated", "invert": false,
+        })
+    };
+    let pre_tokenizer = if known.split == GPT2 {
+        // It knows this one itself.
+        byte_level(true)
+    } else {
+        json!({ "type": "Sequence", "pretokenizers": [split(known.split), byte_level(false)] })
+    };
     Ok(json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
         "added_tokens": added,
         "normalizer": null,
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [split, byte_level(false)] },
+        "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": byte_level(true),
         "model": {
