@@ -139,7 +139,7 @@ impl Tokenizer {
         let path = &vocabulary.path;
         let json = vocabulary.json()?;
         let special = options.special_tokens;
-        let fast = Fast::load(json.clone(), vocabulary.bytes.clone(), special);
+        let fast = Fast::load(json.clone(), special);
         let (engine, note): (Box<dyn Engine>, _) = match fast {
             Ok(fast) => (Box::new(fast), None),
             Err(why) => {

@@ -1,7 +1,6 @@
 //! What turns text into ids: the fast encoder, and the reference for what that one refuses.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
 
 use fastokens::AddedTokenPolicy;
 use fastokens::pre_tokenizers::PreTokenizer;
@@ -35,19 +34,13 @@ pub(super) trait Engine: Send + Sync {
 pub(super) struct Fast {
     inner: fastokens::Tokenizer,
     special: SpecialTokens,
-    /// The `tokenizer.json`, for the merges.
-    json: Arc<[u8]>,
-    /// Made for the first long pre-token; `None` if the model has none that are merged here.
-    merges: OnceLock<Option<Merges>>,
+    /// For long pre-tokens; `None` if the model has none that are merged here.
+    merges: Option<Merges>,
 }
 
 impl Fast {
     /// Builds it of a `tokenizer.json`, or says what of it is not supported.
-    pub(super) fn load(
-        json: Value,
-        bytes: Arc<[u8]>,
-        special: SpecialTokens,
-    ) -> std::result::Result<Self, String> {
+    pub(super) fn load(json: Value, special: SpecialTokens) -> std::result::Result<Self, String> {
         let model = json["model"]["type"].as_str().unwrap_or("BPE");
         if model != "BPE" {
             return Err(format!("its model is {model}"));
@@ -55,6 +48,7 @@ impl Fast {
         if let Some(token) = moved_token(&json) {
             return Err(format!("the reference gives added token {token} another id"));
         }
+        let merges = Merges::of(&json);
         let json = without_holes(json);
         let (normalizer, pre_tokenizer) =
             (json["normalizer"].clone(), json["pre_tokenizer"].clone());
@@ -66,16 +60,8 @@ impl Fast {
         if let Some(moved) = &*unicode::SCANNER {
             return Err(format!("tables of the split: {moved}"));
         }
-        let merges = OnceLock::new();
-        if !ends_in_bytes(inner.pre_tokenizer()) || unicode::EXPRESSIONS.is_some() {
-            let _ = merges.set(None);
-        }
-        Ok(Self { inner, special, json: bytes, merges })
-    }
-
-    fn merges(&self) -> Option<&Merges> {
-        let parse = || Merges::of(&serde_json::from_slice(&self.json).ok()?);
-        self.merges.get_or_init(parse).as_ref()
+        let step_by_step = ends_in_bytes(inner.pre_tokenizer()) && unicode::EXPRESSIONS.is_none();
+        Ok(Self { inner, special, merges: merges.filter(|_| step_by_step) })
     }
 
     /// Encodes step by step, so that long pre-tokens can be merged in linear time.
@@ -150,7 +136,7 @@ impl Engine for Fast {
         if text.len() > LONG
             && may_be_long(text)
             && !text.contains(NOT_A_SPACE)
-            && let Some(merges) = self.merges()
+            && let Some(merges) = &self.merges
         {
             return self.encode_long(text, merges, tokens);
         }

@@ -19,7 +19,7 @@ pub(super) const LONG: usize = 4096;
 /// The merges of a byte-level BPE model.
 pub(super) struct Merges {
     /// Of a pair of ids: its rank, and the id of the merged token.
-    ranks: HashMap<(u32, u32), (u32, u32), Pairs>,
+    ranks: Ranks,
     /// The pair of each rank.
     pairs: Vec<(u32, u32)>,
     /// Ids of the characters that stand for bytes, by code point; all are below this.
@@ -28,6 +28,7 @@ pub(super) struct Merges {
     whole: HashMap<String, u32>,
 }
 
+type Ranks = HashMap<(u32, u32), (u32, u32), Pairs>;
 type Pairs = BuildHasherDefault<PairHasher>;
 
 const NONE: u32 = u32::MAX;
@@ -47,15 +48,20 @@ impl Merges {
             return None;
         }
         let vocabulary = model["vocab"].as_object()?;
-        let id =
-            |token: &str| vocabulary.get(token)?.as_u64().and_then(|id| u32::try_from(id).ok());
+        let number = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
+        let ids: HashMap<&str, u32> = vocabulary
+            .iter()
+            .filter_map(|(token, id)| Some((token.as_str(), number(id)?)))
+            .collect();
+        let id = |token: &str| ids.get(token).copied();
         let mut bytes = [NONE; 512];
         for byte in 0..=255_u8 {
             let character = byte_character(byte);
             bytes[character as usize] = id(character.encode_utf8(&mut [0; 4]))?;
         }
-        let mut ranks: HashMap<(u32, u32), (u32, u32), Pairs> = HashMap::default();
+        let mut ranks = Ranks::default();
         let mut pairs = Vec::new();
+        let mut joined = String::new();
         for merge in model["merges"].as_array()? {
             let (left, right) = match merge {
                 Value::String(merge) => merge.split_once(' ')?,
@@ -64,7 +70,9 @@ impl Merges {
             let pair = (id(left)?, id(right)?);
             let rank = u32::try_from(pairs.len()).ok()?;
             // Of a pair that is there twice the reference keeps the last.
-            ranks.insert(pair, (rank, id(&format!("{left}{right}"))?));
+            joined.clear();
+            joined.extend([left, right]);
+            ranks.insert(pair, (rank, id(&joined)?));
             pairs.push(pair);
         }
         let mut whole = HashMap::new();
@@ -88,15 +96,14 @@ impl Merges {
         let mut next: Vec<u32> = (1..=length).collect();
         let mut previous: Vec<u32> = (0..length).map(|at| at.wrapping_sub(1)).collect();
 
-        let mut places: HashMap<u32, Vec<u32>, Pairs> = HashMap::default();
-        let mut ranks = BinaryHeap::new();
+        let mut places = Places::default();
+        let mut last = [Last::default(); 3];
         for at in 1..ids.len() {
-            if let Some(&(rank, _)) = self.ranks.get(&(ids[at - 1], ids[at])) {
-                push(&mut places, &mut ranks, rank, at as u32 - 1);
+            if let Some((rank, _)) = last[0].get(&self.ranks, (ids[at - 1], ids[at])) {
+                places.push(rank, at as u32 - 1);
             }
         }
-        while let Some(Reverse(rank)) = ranks.pop() {
-            let Some(mut list) = places.remove(&rank) else { continue };
+        while let Some((rank, mut list)) = places.pop() {
             if !list.is_sorted() {
                 list.sort_unstable();
             }
@@ -116,20 +123,22 @@ impl Merges {
                 let mut lowest = rank;
                 if after < length {
                     previous[after as usize] = at;
-                    if let Some(&(rank, _)) = self.ranks.get(&(merged, ids[after as usize])) {
-                        push(&mut places, &mut ranks, rank, at);
+                    let pair = (merged, ids[after as usize]);
+                    if let Some((rank, _)) = last[1].get(&self.ranks, pair) {
+                        places.push(rank, at);
                         lowest = lowest.min(rank);
                     }
                 }
                 let before = previous[at as usize];
                 if before < length
-                    && let Some(&(rank, _)) = self.ranks.get(&(ids[before as usize], merged))
+                    && let Some((rank, _)) =
+                        last[2].get(&self.ranks, (ids[before as usize], merged))
                 {
-                    push(&mut places, &mut ranks, rank, before);
+                    places.push(rank, before);
                     lowest = lowest.min(rank);
                 }
                 if lowest < rank {
-                    list.by_ref().for_each(|at| push(&mut places, &mut ranks, rank, at));
+                    list.by_ref().for_each(|at| places.push(rank, at));
                 }
             }
         }
@@ -137,19 +146,56 @@ impl Merges {
     }
 }
 
-fn push(
-    places: &mut HashMap<u32, Vec<u32>, Pairs>,
-    ranks: &mut BinaryHeap<Reverse<u32>>,
-    rank: u32,
-    at: u32,
-) {
-    places
-        .entry(rank)
-        .or_insert_with(|| {
-            ranks.push(Reverse(rank));
-            Vec::new()
-        })
-        .push(at);
+/// What was looked up last: in a run of one letter it is looked up again and again.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    pair: Option<(u32, u32)>,
+    found: Option<(u32, u32)>,
+}
+
+impl Last {
+    #[inline(always)]
+    fn get(&mut self, ranks: &Ranks, pair: (u32, u32)) -> Option<(u32, u32)> {
+        if self.pair != Some(pair) {
+            *self = Self { pair: Some(pair), found: ranks.get(&pair).copied() };
+        }
+        self.found
+    }
+}
+
+/// Where pairs wait to be merged: a list for each rank.
+#[derive(Default)]
+struct Places {
+    lists: Vec<Vec<u32>>,
+    /// Number of the list of each rank that waits.
+    numbers: HashMap<u32, usize, Pairs>,
+    ranks: BinaryHeap<Reverse<u32>>,
+    /// Some of `numbers`, by the lowest bits of the rank: mostly it is one of the last few.
+    recent: [Option<(u32, usize)>; 8],
+}
+
+impl Places {
+    fn push(&mut self, rank: u32, at: u32) {
+        let recent = &mut self.recent[rank as usize % 8];
+        let number = match *recent {
+            Some((of, number)) if of == rank => number,
+            _ => *self.numbers.entry(rank).or_insert_with(|| {
+                self.ranks.push(Reverse(rank));
+                self.lists.push(Vec::new());
+                self.lists.len() - 1
+            }),
+        };
+        *recent = Some((rank, number));
+        self.lists[number].push(at);
+    }
+
+    /// Takes the list of the lowest rank.
+    fn pop(&mut self) -> Option<(u32, Vec<u32>)> {
+        let Reverse(rank) = self.ranks.pop()?;
+        let number = self.numbers.remove(&rank)?;
+        self.recent[rank as usize % 8] = None;
+        Some((rank, std::mem::take(&mut self.lists[number])))
+    }
 }
 
 /// Whether `text` may hold a pre-token of more than [`LONG`] bytes: a run of white space, of

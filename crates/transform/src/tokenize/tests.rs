@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::long::LONG;
@@ -236,8 +234,7 @@ fn known_splits_equal_the_reference_on_every_character() {
         steps.push(bytes.clone());
         json["pre_tokenizer"] = json!({ "type": "Sequence", "pretokenizers": steps });
         let reference = Reference::load(&json, SpecialTokens::Parse).unwrap();
-        let fast =
-            Fast::load(json.clone(), json.to_string().as_bytes().into(), SpecialTokens::Parse);
+        let fast = Fast::load(json.clone(), SpecialTokens::Parse);
         let fast = fast.unwrap_or_else(|why| panic!("{why}"));
         let run = "x".repeat(LONG + 1);
         // Ideographs and syllables are all alike: some of them will do.
@@ -245,8 +242,7 @@ fn known_splits_equal_the_reference_on_every_character() {
         let scalars: Vec<u32> = (0x80..0x3_2000).filter(|c| !alike(c) || c % 29 == 0).collect();
         for block in scalars.chunks(2_048) {
             let scalars = block.iter().filter_map(|&c| char::from_u32(c));
-            let text: String =
-                scalars.flat_map(|c| [' ', c, 'a', c, '1', c, '!', c, '\n', c]).collect();
+            let text: String = scalars.flat_map(|c| [' ', c, 'a', c, '1', c]).collect();
             // The second one goes step by step.
             for text in [text.clone(), text + &run] {
                 let (mut expected, mut found) = (Vec::new(), Vec::new());
@@ -259,5 +255,5 @@ fn known_splits_equal_the_reference_on_every_character() {
     // Another one is left to the reference.
     let mut json = gpt2.clone();
     json["pre_tokenizer"] = split("\\s+|\\S+");
-    assert!(Fast::load(json, Arc::default(), SpecialTokens::Parse).is_err());
+    assert!(Fast::load(json, SpecialTokens::Parse).is_err());
 }
