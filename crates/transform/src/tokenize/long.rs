@@ -13,6 +13,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use serde_json::Value;
 
+use super::alphabet::alphabet;
+
 /// Pre-tokens longer than this, in bytes, are worth the detour.
 pub(super) const LONG: usize = 4096;
 
@@ -55,8 +57,7 @@ impl Merges {
             .collect();
         let id = |token: &str| ids.get(token).copied();
         let mut bytes = [NONE; 512];
-        for byte in 0..=255_u8 {
-            let character = byte_character(byte);
+        for character in alphabet() {
             bytes[character as usize] = id(character.encode_utf8(&mut [0; 4]))?;
         }
         let mut ranks = Ranks::default();
@@ -219,17 +220,6 @@ pub(super) fn may_be_long(text: &str) -> bool {
     })
 }
 
-/// The character that stands for a byte in byte-level vocabularies: itself where it can be seen,
-/// else the next unused one from U+0100 on.
-pub(super) fn byte_character(byte: u8) -> char {
-    match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-        0..=b' ' => char::from_u32(0x100 + u32::from(byte)).unwrap_or_default(),
-        0x7f..=0xa0 => char::from_u32(0x121 + u32::from(byte - 0x7f)).unwrap_or_default(),
-        0xad => '\u{143}',
-    }
-}
-
 /// For small integers, which the default hasher is too careful for.
 #[derive(Default)]
 struct PairHasher(u64);
@@ -269,8 +259,8 @@ mod tests {
 
     fn model(merges: &[(String, String)]) -> Value {
         let mut vocabulary = serde_json::Map::new();
-        for byte in 0..=255 {
-            vocabulary.insert(byte_character(byte).into(), json!(byte));
+        for (byte, character) in alphabet().into_iter().enumerate() {
+            vocabulary.insert(character.into(), json!(byte));
         }
         for (left, right) in merges {
             let id = vocabulary.len();
@@ -312,12 +302,5 @@ mod tests {
             prop_assert!(may_be_long(&text));
             prop_assert!(!may_be_long(&"a b1".repeat(length)));
         }
-    }
-
-    #[test]
-    fn bytes_have_the_characters_of_gpt2() {
-        let characters: String =
-            [0, b' ', b'\n', b'a', 0x7f, 0xa0, 0xad, 0xff].map(byte_character).iter().collect();
-        assert_eq!(characters, "ĀĠĊaġłŃÿ");
     }
 }

@@ -129,7 +129,8 @@ fn long_pre_tokens_equal_the_reference() {
 fn a_tiktoken_file_gives_the_same_ids() {
     use base64::Engine as _;
     let json = Vocabulary::open(DEFAULT).unwrap().json().unwrap();
-    let byte = |character: char| (0..=255).find(|&byte| long::byte_character(byte) == character);
+    let characters = alphabet::alphabet();
+    let byte = |character: char| (0..=255).find(|&byte| characters[usize::from(byte)] == character);
     let mut ranks: Vec<(u64, Vec<u8>)> = Vec::new();
     for (token, id) in json["model"]["vocab"].as_object().unwrap() {
         if token != "<|endoftext|>" {

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::long::byte_character;
+use super::alphabet::alphabet;
 
 const GPT2: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 pub(super) const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -83,7 +83,9 @@ pub(super) fn to_json(bytes: &[u8]) -> Result<Value, String> {
         format!("{} ranks, which is no published file whose split is known", ranks.len())
     })?;
 
-    let written = |bytes: &[u8]| bytes.iter().map(|&byte| byte_character(byte)).collect::<String>();
+    let characters = alphabet();
+    let written =
+        |bytes: &[u8]| bytes.iter().map(|&byte| characters[usize::from(byte)]).collect::<String>();
     let mut merges: Vec<[u32; 3]> = Vec::new();
     for (token, &rank) in &ranks {
         for middle in 1..token.len() {

@@ -12,7 +12,7 @@ use fastokens::tiktoken::{
 };
 use serde_json::{Map, Value, json};
 
-use super::long::byte_character;
+use super::alphabet::alphabet;
 
 /// Version of the tables behind `\p{…}`.
 pub const UNICODE: &str = "16.0.0";
@@ -82,7 +82,8 @@ fn check(pre_tokenizer: &Value) -> Option<String> {
         ("a\u{2ebf0}", true),  // CJK UNIFIED IDEOGRAPH-2EBF0, since 15.1
         ("1\u{11de0}", false), // TOLONG SIKI DIGIT ZERO, since 17.0
     ];
-    let bytes = (0..=255_u8).map(|byte| (byte_character(byte).to_string(), json!(byte)));
+    let characters = alphabet().into_iter().enumerate();
+    let bytes = characters.map(|(byte, character)| (character.to_string(), json!(byte)));
     let vocabulary: Map<String, Value> = bytes.collect();
     let model = json!({ "type": "BPE", "vocab": vocabulary, "merges": [] });
     let tokenizer = json!({ "model": model, "pre_tokenizer": pre_tokenizer });
