@@ -33,7 +33,7 @@ def main():
     manifest = json.loads((args.dataset / "manifest.json").read_text())
     index = (args.dataset / "documents.idx").read_bytes()
     magic, documents, tokens, _, _ = struct.unpack_from("<8s4Q", index)
-    assert (magic, documents, tokens) == (b"FBINDEX1", manifest["documents"], manifest["tokens"])
+    assert (magic, documents, tokens) == (b"FBINDEX2", manifest["documents"], manifest["tokens"])
     entries = np.frombuffer(index, ENTRY, documents, 64)
 
     name = manifest["tokenizer"]["name"]

@@ -1,10 +1,10 @@
 //! `documents.idx`: where the tokens of every document lie, and a hash of every block.
 //!
 //! ```text
-//! header    64 B   "FBINDEX1", then u64: documents, tokens, shards, blocks, block_bytes, 0, 0
+//! header    64 B   "FBINDEX2", then u64: documents, tokens, shards, blocks, block_bytes, 0, 0
 //! entries   24 B × documents   u64 first token (of all), u64 byte offset, u32 shard, u32 tokens
 //! shards     8 B × (shards + 1)   u64 first block of each shard
-//! blocks    32 B × blocks   blake3 of each MiB of each shard
+//! blocks    32 B × blocks   of each MiB of each shard, its value in the tree of blake3: see [`blocks`](crate::blocks)
 //! ```
 //! Little-endian, everything aligned to 8 bytes, so it is mapped and used as it lies.
 
@@ -13,12 +13,10 @@ use std::path::Path;
 use bytemuck::{Pod, Zeroable, cast_slice};
 use forebay_store::{Map, NewFile};
 
+use crate::blocks::BLOCK_BYTES;
 use crate::{Error, Result};
 
-/// Bytes of a shard under one hash.
-pub const BLOCK_BYTES: u64 = 1 << 20;
-
-const MAGIC: u64 = u64::from_le_bytes(*b"FBINDEX1");
+const MAGIC: u64 = u64::from_le_bytes(*b"FBINDEX2");
 const HEADER_BYTES: usize = size_of::<Header>();
 
 /// One document.
@@ -74,7 +72,7 @@ impl Index {
         };
         let header: Header = bytemuck::pod_read_unaligned(header);
         if header.magic != MAGIC {
-            return Err(Error::corrupt(path, "first bytes", "FBINDEX1", "others"));
+            return Err(Error::corrupt(path, "first bytes", "FBINDEX2", "others"));
         }
         if header.block_bytes != BLOCK_BYTES {
             return Err(Error::corrupt(path, "block size", BLOCK_BYTES, header.block_bytes));
@@ -130,7 +128,7 @@ impl Index {
         }
     }
 
-    /// Hashes of the blocks of `shard`, in order; none if there is no such shard.
+    /// Values of the blocks of `shard`, in order; none if there is no such shard.
     pub fn blocks(&self, shard: u32) -> &[[u8; 32]] {
         let Entries::Mapped(map) = &self.entries else { return &[] };
         let firsts: &[u64] = cast_slice(&map[self.header.shards_at()..self.header.blocks_at()]);

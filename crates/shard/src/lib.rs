@@ -21,6 +21,7 @@
 compile_error!("datasets are little-endian and are mapped as they lie");
 
 mod audit;
+pub mod blocks;
 mod dataset;
 mod document;
 mod error;

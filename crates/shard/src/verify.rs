@@ -11,9 +11,10 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Serialize;
 
+use crate::blocks::{self, BLOCK_BYTES};
 use crate::dataset::Dataset;
 use crate::format::{self, Format, Layout};
-use crate::index::{BLOCK_BYTES, Entry, Index};
+use crate::index::{Entry, Index};
 use crate::manifest::{self, FileEntry, Manifest, ShardEntry};
 use crate::{Error, Result};
 
@@ -43,7 +44,7 @@ pub struct Verified {
 
 /// Reads everything in the dataset `directory` and compares it with manifest and index.
 ///
-/// `progress` is told the bytes done. Cost: every byte is hashed twice (file, blocks) and the
+/// `progress` is told the bytes done. Cost: every byte is hashed once and the
 /// token column decoded once.
 ///
 /// # Errors
@@ -104,6 +105,11 @@ impl Verified {
 
     /// Hashes a file; `None` if it cannot be read.
     fn file(&mut self, directory: &Path, entry: &FileEntry) -> Option<Map> {
+        self.hashed(directory, entry).map(|(map, _)| map)
+    }
+
+    /// Also with the values of its blocks.
+    fn hashed(&mut self, directory: &Path, entry: &FileEntry) -> Option<(Map, Vec<[u8; 32]>)> {
         let map = match Map::open(&directory.join(&entry.file)) {
             Ok(map) => map,
             Err(error) => {
@@ -119,11 +125,12 @@ impl Verified {
                 format!("expected {} bytes, found {}", entry.bytes, map.len()),
             );
         }
-        let found = blake3::hash(&map).to_hex();
+        let (found, blocks) = blocks::hash(&map);
+        let found = found.to_hex();
         if found.as_str() != entry.blake3 {
             self.problem(&entry.file, format!("expected blake3 {}, found {found}", entry.blake3));
         }
-        Some(map)
+        Some((map, blocks))
     }
 
     fn tokenizer(&mut self, directory: &Path, expected: &str) {
@@ -236,21 +243,20 @@ impl Verified {
         let entry =
             FileEntry { file: file.clone(), bytes: shard.bytes, blake3: shard.blake3.clone() };
         let before = self.problems.len();
-        let Some(map) = self.file(directory, &entry) else { return };
+        let Some((map, found)) = self.hashed(directory, &entry) else { return };
         if let Some(index) = index {
-            let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
             let blocks = index.blocks(u32::try_from(number).unwrap_or(u32::MAX));
-            let expected = map.len().div_ceil(block_bytes);
-            if blocks.len() != expected {
-                let found = blocks.len();
+            if blocks.len() != found.len() {
+                let (expected, found) = (found.len(), blocks.len());
                 self.problem(
                     manifest::INDEX,
                     format!("{file}: expected {expected} blocks, found {found}"),
                 );
             }
-            for (at, (block, expected)) in map.chunks(block_bytes).zip(blocks).enumerate() {
-                if blake3::hash(block).as_bytes() != expected {
-                    let (from, to) = (at * block_bytes, at * block_bytes + block.len());
+            for (at, (found, expected)) in (0..).zip(found.iter().zip(blocks)) {
+                if found != expected {
+                    let from = at * BLOCK_BYTES;
+                    let to = (from + BLOCK_BYTES).min(map.len() as u64);
                     self.problem(
                         file,
                         format!("block {at}, bytes {from} to {to}, has another hash"),

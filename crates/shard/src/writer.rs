@@ -25,7 +25,8 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::index::{BLOCK_BYTES, ShardIndex};
+use crate::blocks;
+use crate::index::ShardIndex;
 use crate::manifest::FileEntry;
 use crate::pages::TokenColumn;
 use crate::strings::Strings;
@@ -238,8 +239,8 @@ impl ShardWriter {
 
     /// Completes the file, reads it back, checks the place of every document and hashes it all.
     ///
-    /// Cost: three passes over the file (file hash, block hashes, tokens), from the page cache; the
-    /// first on a thread of its own if there are `threads` for it.
+    /// Cost: two passes over the file (hashes, tokens), from the page cache; the first on a thread
+    /// of its own if there are `threads` for it.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the tokens of a document are not whole, plain and in place.
@@ -251,33 +252,31 @@ impl ShardWriter {
         let metadata = self.writer.close().map_err(|e| parquet_error(&path, e))?;
 
         let bytes = Map::open(file.temporary())?;
-        let hash = || blake3::hash(&bytes).to_hex().to_string();
+        let hash = || blocks::hash(&bytes);
         let check = || {
             let mut documents = Vec::new();
             if self.columns.tokens {
                 documents = token_offsets(&path, &metadata, &self.rows)?;
                 check_tokens(&path, &bytes, &documents, &self.rows)?;
             }
-            let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
-            let blocks = bytes.chunks(block_bytes).map(|b| *blake3::hash(b).as_bytes()).collect();
-            Ok::<_, Error>(ShardIndex { documents, blocks })
+            Ok::<_, Error>(documents)
         };
-        let (blake3, index) = if threads > 1 {
+        let ((blake3, blocks), documents) = if threads > 1 {
             std::thread::scope(|scope| {
                 let hash = scope.spawn(hash);
-                let index = check();
-                (hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), index)
+                let documents = check();
+                (hash.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), documents)
             })
         } else {
             (hash(), check())
         };
-        let index = index?;
+        let index = ShardIndex { documents: documents?, blocks };
         Ok(Shard {
             documents: self.rows.len() as u64,
             tokens: self.rows.iter().map(|&(tokens, _)| u64::from(tokens)).sum(),
             text_bytes: self.text_bytes,
             bytes: bytes.len() as u64,
-            blake3,
+            blake3: blake3.to_hex().to_string(),
             index,
             file,
             sidecars: Vec::new(),
