@@ -9,10 +9,12 @@ filled. All in one run, tools in turn, the order reversed from one run to the ne
     memory       text in memory → flat array of ids: cold, steady, hot (tokenize_peers/memory.py), by kind of text
     end to end   .jsonl.zst → `forebay tokenize --threads 1` → shards, with and without the start (a run on one document);
                  beside it datatrove's pipeline on a slice
-    letter       one document, a megabyte of one letter
-    two threads  wall time of one thread over that of two, in pairs
+    letter       documents of a megabyte of one letter, each of another
+    two threads  wall time of one thread over that of two, in pairs, on a longer text; beside it what the machine gives to two
+                 processes at once
 
-Exact: the ids of a sample of the mixed text equal those of `tokenizers` 0.23. Writes OUT.json (every run) and OUT.md.
+Exact: the ids of a sample of the mixed text equal those of `tokenizers` 0.23, also of a document of characters that are new in
+Unicode 17, which later tables take for letters, digits and marks. Writes OUT.json (every run) and OUT.md.
 """
 import argparse
 import datetime
@@ -25,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import numpy
 import orjson
@@ -41,6 +44,10 @@ KINDS = {
 }
 EOS = {"o200k": "<|endoftext|>", "llama3": "<|end_of_text|>", "qwen3": "<|endoftext|>", "deepseek_v3": "<｜end▁of▁sentence｜>"}
 REFERENCE = "tokenizers 0.23"
+LETTERS = "abcdefgh"
+# Letters, digits, marks and symbols since Unicode 17; nothing yet for the reference, which splits by 16.
+NEW = [*range(0x10940, 0x1095A), *range(0x11DE0, 0x11DEA), *range(0x16EA0, 0x16ED4), *range(0x1ACF, 0x1ADE), 0x20C1, 0xA7CE, 0x1FAC8]
+PROBE = "".join(f"a{chr(c)}b 1{chr(c)}2 {chr(c)}{chr(c)}, {chr(c)}'s\n" for c in NEW)
 FAST = {"fastokens": "fastokens", "gigatoken": "gigatoken", "tokenizers 1.0rc": "tokenizers", "snaptokens": "snaptokens"}
 SLOW = {"tiktoken": "tiktoken", REFERENCE: "tokenizers"}
 # One regex and no normalizer: all that tiktoken can express.
@@ -81,18 +88,22 @@ def corpora(args, work):
         made[kind] = write(records, work / f"{kind}.jsonl")
         made[f"{kind} slice"] = write(first(records, args.slow_megabytes * 1e6), work / f"{kind}-slice.jsonl")
         mixed += records
+    mixed.append({"id": "new in Unicode 17", "text": PROBE, "bytes": len(PROBE.encode())})
     mixed.sort(key=order)
     made["mixed"] = write(mixed, work / "mixed.jsonl")
     made["mixed slice"] = write(first(mixed, args.slow_megabytes * 1e6), work / "mixed-slice.jsonl")
     # From all over it, also from the part that is no longer cold.
     every = max(1, sum(r["bytes"] for r in mixed) // 1_000_000)
-    sample = mixed[::every]
+    sample = [r for n, r in enumerate(mixed) if n % every == 0 or r["text"] is PROBE]
     made["sample"] = write(sample, work / "sample.jsonl") | {"ids": [r["id"] for r in sample]}
     made["one"] = write([{"id": "one", "text": "One.", "bytes": 4}], work / "one.jsonl")
-    made["letter"] = write([{"id": "letter", "text": "a" * 1_000_000, "bytes": 1_000_000}], work / "letter.jsonl")
-    for name in ("mixed", "mixed slice", "one", "letter"):
+    made["letter"] = write([{"id": c, "text": c * 1_000_000, "bytes": 1_000_000} for c in LETTERS], work / "letter.jsonl")
+    again = [r | {"id": f"{r['id']} {n}"} for n in range(args.times) for r in mixed]
+    made["long"] = write(again, work / "long.jsonl")
+    for name in ("mixed", "mixed slice", "one", "letter", "long"):
         path = made[name]["path"].with_suffix(".jsonl.zst")
-        path.write_bytes(zstandard.ZstdCompressor(level=3).compress(made[name]["path"].read_bytes()))
+        with open(made[name]["path"], "rb") as plain, open(path, "wb") as packed:
+            zstandard.ZstdCompressor(level=3).copy_stream(plain, packed)
         made[name]["zst"] = path
     return made
 
@@ -128,6 +139,19 @@ class Bench:
                    "--quiet", "--no-progress", "--json", *extra]
         done, cost = self.call(command, cores)
         return (done, cost) if done is None else ({"tokens": tokens_of(out)}, cost)
+
+    def at_once(self, vocabulary, corpus, cores):
+        """As many processes of one thread as there are cores: the wall time of all."""
+        commands = []
+        for core in cores.split(","):
+            out = self.work / f"out-{core}"
+            shutil.rmtree(out, ignore_errors=True)
+            commands.append(["taskset", "-c", core, self.args.binary, "tokenize", corpus["zst"], "--out", out, "--tokenizer", vocabulary, "--no-eos",
+                             "--threads", "1", "--quiet", "--no-progress"])
+        start = time.perf_counter()
+        running = [subprocess.Popen(list(map(str, c)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for c in commands]
+        failed = any([p.wait() for p in running])
+        return (None, ["a process failed"]) if failed else ({}, {"wall_seconds": time.perf_counter() - start})
 
     def datatrove(self, vocabulary, name, corpus):
         out = self.work / "datatrove"
@@ -189,9 +213,9 @@ def one_run(number, args, bench, made, results, versions):
             jobs.append(lambda: note("datatrove", "slice", bench.datatrove(vocabulary, name, made["mixed slice"])))
             jobs.append(lambda: note("datatrove", "start", bench.datatrove(vocabulary, name, made["one"])))
         if args.two_cores:
-            jobs.append(lambda: [note("threads", f"forebay {n}", bench.forebay(vocabulary, made["mixed"], n, args.two_cores)) for n in (1, 2)])
-            for peer in ("fastokens", "gigatoken"):
-                jobs.append(lambda p=peer: [note("threads", f"{p} {n}", bench.memory(p, p, vocabulary, made["mixed"], "--threads", str(n), cores=args.two_cores)) for n in (1, 2)])
+            for what in ("long", "one"):
+                jobs.append(lambda w=what: [note("threads", f"{w} {n}", bench.forebay(vocabulary, made[w], n, args.two_cores)) for n in (1, 2)])
+                jobs.append(lambda w=what: note("threads", f"{w} at once", bench.at_once(vocabulary, made[w], args.two_cores)))
 
         def note(part, row, done):
             answer, cost = done
@@ -239,6 +263,7 @@ def main():
     parser.add_argument("--slow-runs", type=int, default=1, help="of those that take a second a megabyte")
     parser.add_argument("--megabytes", type=float, default=40, help="of text of each kind at most; mixed is the sum")
     parser.add_argument("--slow-megabytes", type=float, default=8, help="the slice of the slow ones")
+    parser.add_argument("--times", type=int, default=4, help="the text for two threads is mixed, so often")
     parser.add_argument("--variant", action="append", default=[], help="one more row of ours: --variant 'verified=--verify-tokens 0.01'")
     parser.add_argument("--core", default="1")
     parser.add_argument("--two-cores", default="0,1", help="for two threads; empty: leave that out")

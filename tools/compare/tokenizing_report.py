@@ -37,10 +37,10 @@ def markdown(said, fast, slow, reference):
         f"One core, one run of the script, tools in turn; median (min–max) of {said['runs']}. MB of UTF-8 text a CPU second; load apart.",
         "Cold: first half, fresh tokenizer; steady: second half, not seen before; hot: second half again. "
         "Slow ones once, on a slice. Exact: ids of a sample of the mixed text equal those of " + reference + ".", "",
-        "Text: " + "; ".join(f"{k} {c['documents']:,} documents, {c['text_bytes'] / 1e6:.1f} MB" for k, c in corpora.items() if k not in ("one", "letter")) + ".", "",
+        "Text: " + "; ".join(f"{k} {c['documents']:,} documents, {c['text_bytes'] / 1e6:.1f} MB" for k, c in corpora.items() if k not in ("one", "letter", "long")) + ".", "",
     ]
     for name, results in said["results"].items():
-        lines += [f"## {name}", "", *memory(results, fast, slow), "", *end_to_end(results, corpora, fast, slow), "", *letter(results), "", *threads(results, corpora)]
+        lines += [f"## {name}", "", *memory(results, fast, slow), "", *end_to_end(results, corpora, fast, slow), "", *letter(results, corpora), "", *threads(results, corpora)]
         if results["failed"]:
             lines += ["", "Failed: " + "; ".join(f"{k}: {v[0]}" for k, v in results["failed"].items()) + "."]
         lines.append("")
@@ -105,8 +105,9 @@ def line(row, entries, start, size, exact):
             f"{spread([size / s for s in net(entries, start) if s > 0])} | {spread(peak, 0)} | {entries[0]['tokens']:,} | {exact} |")
 
 
-def letter(results):
-    lines = ["| 1 MB of one letter | CPU s |", "|---|---|"]
+def letter(results, corpora):
+    size = corpora["letter"]["text_bytes"] / 1e6
+    lines = ["| documents of 1 MB of one letter | MB a CPU s |", "|---|---|"]
     for row, entries in results["letter"].items():
         if "passes" in entries[0]:
             seconds = [e["passes"]["cold"]["cpu_seconds"] for e in entries]
@@ -114,20 +115,20 @@ def letter(results):
             row, seconds = f"{row}, end to end without start", net(entries, start)
         else:
             continue
-        lines.append(f"| {row} | {spread(seconds, 3)} |")
+        lines.append(f"| {row} | {spread([size / s for s in seconds if s > 0])} |")
     return lines
 
 
 def threads(results, corpora):
-    """Wall time of one thread over two, each pair measured one after the other."""
+    """Wall time of one thread over two, each pair measured one after the other; and of two processes at once."""
     found = results["threads"]
     if not found:
         return []
-    lines = ["| mixed, wall s | one thread | two threads | faster by |", "|---|---|---|---|"]
-    for row in dict.fromkeys(k.rsplit(" ", 1)[0] for k in found):
-        one, two = (found.get(f"{row} {n}", []) for n in (1, 2))
-        wall = lambda e: sum(e["passes"][p]["wall_seconds"] for p in ("cold", "steady")) if "passes" in e else e["process"]["wall_seconds"]
-        ratio = [wall(a) / wall(b) for a, b in zip(one, two)]
-        what = "end to end, start included" if row == "forebay" else "in memory"
-        lines.append(f"| {row}, {what} | {spread([wall(e) for e in one], 2)} | {spread([wall(e) for e in two], 2)} | {spread(ratio, 2)}× |")
+    wall = {row: [e["process"]["wall_seconds"] for e in entries] for row, entries in found.items()}
+    start = {n: statistics.median(wall[f"one {n}"]) for n in ("1", "2", "at once")}
+    lines = [f"| .jsonl.zst → tokens on disk, {corpora['long']['text_bytes'] / 1e6:.0f} MB, wall s | one thread | two threads | faster by | two processes at once: the machine gives |", "|---" * 5 + "|"]
+    for what, less in (("start included", {n: 0 for n in start}), ("without start", start)):
+        one, two, both = ([w - less[n] for w in wall[f"long {n}"]] for n in ("1", "2", "at once"))
+        gain, limit = [a / b for a, b in zip(one, two)], [2 * a / b for a, b in zip(one, both)]
+        lines.append(f"| {what} | {spread(one, 2)} | {spread(two, 2)} | {spread(gain, 2)}× | {spread(limit, 2)}× |")
     return lines
