@@ -16,6 +16,7 @@ mod layers;
 mod load;
 mod megatron;
 mod prep;
+mod recipe;
 mod resume;
 mod stats;
 mod support;

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use forebay_pipeline::recipe::{self, Machine, Share, Size, parse_bytes};
 use forebay_shard::input;
-use forebay_transform::tokenize::{self, EosPolicy, Vocabulary};
+use forebay_transform::tokenize;
 
-use crate::format::{parse_bytes, parse_record_bytes};
+use crate::format::parse_record_bytes;
 
 /// Options of every verb.
 #[derive(Args, Clone)]
@@ -18,9 +19,9 @@ pub struct Global {
     /// Threads at work; all cores by default
     #[arg(long, global = true, env = "FOREBAY_THREADS", value_name = "N")]
     pub threads: Option<std::num::NonZeroUsize>,
-    /// Memory that sorting may take
-    #[arg(long, global = true, default_value = "4GiB", value_parser = parse_bytes, value_name = "SIZE")]
-    pub memory: u64,
+    /// Memory that sorting may take [default: 4GiB]
+    #[arg(long, global = true, value_parser = parse_bytes, value_name = "SIZE")]
+    memory: Option<u64>,
     /// Directory for scratch files; beside the output by default
     #[arg(long, global = true, env = "FOREBAY_TMP_DIR", value_name = "DIR")]
     pub tmp_dir: Option<PathBuf>,
@@ -83,10 +84,14 @@ pub enum InvalidUtf8 {
 
 impl Inputs {
     pub fn options(&self) -> input::Options {
-        input::Options {
+        self.recipe().options()
+    }
+
+    pub fn recipe(&self) -> recipe::Input {
+        recipe::Input {
+            paths: self.inputs.clone(),
             text_field: self.text_field.clone(),
             id_field: self.id_field.clone(),
-            extra: Vec::new(),
             format: match self.input_format {
                 Format::Auto => input::Format::Auto,
                 Format::Jsonl => input::Format::Jsonl,
@@ -101,7 +106,7 @@ impl Inputs {
                 InvalidUtf8::Refuse => input::InvalidUtf8::Refuse,
                 InvalidUtf8::Replace => input::InvalidUtf8::Replace,
             },
-            max_record_bytes: self.max_record,
+            max_record: Size(self.max_record),
         }
     }
 }
@@ -143,19 +148,8 @@ pub struct TokenizeArgs {
     #[arg(long, default_value = "parse")]
     pub special_tokens: SpecialTokens,
     /// Share of the documents that the reference encodes again; the first difference is an error
-    #[arg(long, default_value = "0%", value_name = "SHARE%", value_parser = share)]
-    pub verify_tokens: f64,
-}
-
-/// A percentage, or a share of one.
-fn share(written: &str) -> Result<f64, String> {
-    let (number, scale) = match written.strip_suffix('%') {
-        Some(percent) => (percent, 100.0),
-        None => (written, 1.0),
-    };
-    let share = number.trim().parse::<f64>().ok().map(|number| number / scale);
-    let expected = "expected a share from 0% to 100%, or from 0 to 1";
-    share.filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| expected.into())
+    #[arg(long, default_value = "0%", value_name = "SHARE%")]
+    pub verify_tokens: Share,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -165,22 +159,17 @@ pub enum SpecialTokens {
 }
 
 impl TokenizeArgs {
-    pub fn options(&self) -> tokenize::Options {
-        tokenize::Options {
-            eos: match &self.eos {
-                _ if self.no_eos => EosPolicy::None,
-                Some(token) => EosPolicy::Token(token.clone()),
-                None => EosPolicy::Auto,
-            },
+    pub fn recipe(&self) -> recipe::Tokenize {
+        recipe::Tokenize {
+            tokenizer: self.tokenizer.clone(),
+            eos: self.eos.clone(),
+            no_eos: self.no_eos,
             special_tokens: match self.special_tokens {
                 SpecialTokens::Parse => tokenize::SpecialTokens::Parse,
                 SpecialTokens::Text => tokenize::SpecialTokens::Text,
             },
+            verify_tokens: self.verify_tokens,
         }
-    }
-
-    pub fn vocabulary(&self) -> anyhow::Result<Vocabulary> {
-        Ok(Vocabulary::open(&self.tokenizer)?)
     }
 }
 
@@ -188,5 +177,23 @@ impl Global {
     pub fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         self.threads.map_or_else(cores, std::num::NonZero::get)
+    }
+
+    pub fn recipe(&self) -> Machine {
+        Machine {
+            threads: self.threads,
+            memory: Size(self.memory()),
+            tmp_dir: self.tmp_dir.clone(),
+            ..Machine::default()
+        }
+    }
+
+    /// Memory that sorting may take.
+    pub fn memory(&self) -> u64 {
+        self.memory.unwrap_or(Machine::default().memory.0)
+    }
+
+    pub fn memory_is_given(&self) -> bool {
+        self.memory.is_some()
     }
 }

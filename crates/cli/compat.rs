@@ -25,7 +25,7 @@ pub fn run(
     let parameters = parameters(dedup)?;
     let execution = Execution {
         threads: global.threads(),
-        memory_bytes: global.memory,
+        memory_bytes: global.memory(),
         tmp_dir: None,
         fresh: false,
         verify_tokens: 0.0,
@@ -101,10 +101,10 @@ pub fn run(
 
 /// datatrove knows words only, and keeps by its own rules.
 fn parameters(dedup: &DedupArgs) -> anyhow::Result<Parameters> {
-    let steps = dedup.steps()?;
+    let (steps, args) = (dedup.steps()?, dedup.recipe());
     let wrong = |what: &str| Err(Usage(format!("--compat datatrove: {what}")).into());
     let plain = Steps { exact: true, fuzzy: steps.fuzzy, ..Steps::default() };
-    if steps != plain || !dedup.against().is_empty() || dedup.write_index().is_some() {
+    if steps != plain || !args.against.is_empty() || args.write_index.is_some() {
         return wrong("expected only --ngram, --bands and --rows: it knows nothing else");
     }
     match steps.fuzzy {

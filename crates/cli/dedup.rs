@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use forebay_pipeline::Form;
+use forebay_pipeline::recipe::{self, Size};
+use forebay_pipeline::{Form, Recipe};
 
 use crate::args::{Global, Inputs, Output};
 use crate::compat;
@@ -61,14 +62,22 @@ impl Dedup {
                 scratch.path()
             }
         };
-        let steps = self.dedup.steps()?;
-        let mut run = Run::new("dedup", &self.inputs, out, &self.output, steps);
-        run.options.form = form;
-        run.options.keep_text = true;
-        run.options.duplicates = true;
-        run.options.against = self.dedup.against();
+        let recipe = Recipe {
+            input: self.inputs.recipe(),
+            dedup: Some(self.dedup.recipe()),
+            tokenize: None,
+            shuffle: None,
+            output: recipe::Output {
+                path: out.to_path_buf(),
+                shard_size: Size(self.output.shard_size),
+                ..recipe::Output::default()
+            },
+            execution: global.recipe(),
+        };
+        let mut run = Run::new(&recipe)?;
+        run.job.options.form = form;
+        run.job.execution.fresh = self.output.fresh;
         run.dry = self.dry_run;
-        run.options.write_index = self.dedup.write_index();
         run.run(global, report)
     }
 }

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, value_parser};
-use forebay_pipeline::{Cuts, EvalOptions, Scope, Steps};
+use forebay_pipeline::Steps;
+use forebay_pipeline::recipe::{self, Dedup};
+use forebay_transform::dedup::Keep as KeepPolicy;
 use forebay_transform::dedup::jaccard::Threshold;
-use forebay_transform::dedup::shingle::Unit;
-use forebay_transform::dedup::{Fuzzy, Keep as KeepPolicy, lsh};
 
-use crate::report::Usage;
+use crate::run::as_flag;
 
 /// Which documents are similar.
 #[derive(Args)]
@@ -19,7 +19,7 @@ pub struct FuzzyArgs {
     no_fuzzy: bool,
     /// Jaccard similarity from which a document goes; also picks bands and rows [default: 0.8]
     #[arg(long, value_name = "T", value_parser = threshold)]
-    threshold: Option<Threshold>,
+    threshold: Option<f64>,
     /// Take bands that agree at their word: faster, but unlike documents go too
     #[arg(long)]
     no_verify: bool,
@@ -152,110 +152,61 @@ enum Preset {
     Nemo,
 }
 
-impl Preset {
-    fn fuzzy(self) -> Fuzzy {
-        let at = |unit, ngram, bands, rows, threshold| {
-            let threshold = Threshold::new(threshold).unwrap_or_default();
-            Fuzzy { unit, ngram, bands, rows, threshold, verify: true }
-        };
-        match self {
-            Self::Fineweb => at(Unit::Word, 5, 14, 8, 0.75),
-            Self::Olmo3 => at(Unit::Word, 5, 26, 11, 0.8),
-            Self::Nemo => at(Unit::Char, 24, 20, 13, 0.8),
-        }
-    }
-}
-
-fn threshold(text: &str) -> Result<Threshold, String> {
-    let number: Option<f64> = text.parse().ok();
-    number.and_then(Threshold::new).ok_or_else(|| {
+fn threshold(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|&number| Threshold::new(number).is_some());
+    number.ok_or_else(|| {
         "expected a number above 0 and up to 1, of at most four decimals, such as 0.8".into()
     })
-}
-
-impl FuzzyArgs {
-    fn fuzzy(&self) -> Option<Fuzzy> {
-        let mut fuzzy = self.preset.map_or_else(Fuzzy::default, Preset::fuzzy);
-        if let Some(threshold) = self.threshold {
-            fuzzy.threshold = threshold;
-            // A preset's bands are what it is known for.
-            if self.preset.is_none() {
-                (fuzzy.bands, fuzzy.rows) = lsh::banding(threshold.value());
-            }
-        }
-        if let (Some(bands), Some(rows)) = (self.bands, self.rows) {
-            (fuzzy.bands, fuzzy.rows) = (bands.into(), rows.into());
-        }
-        if self.char {
-            fuzzy.unit = Unit::Char;
-        }
-        fuzzy.ngram = self.ngram.map_or(fuzzy.ngram, usize::from);
-        fuzzy.verify = !self.no_verify;
-        (!self.no_fuzzy).then_some(fuzzy)
-    }
 }
 
 impl DedupArgs {
     /// The steps of dedup; the others are left out.
     pub fn steps(&self) -> anyhow::Result<Steps> {
-        let evals = (!self.evals.against_evals.is_empty()).then(|| EvalOptions {
-            inputs: self.evals.against_evals.clone(),
-            text_field: self.evals.eval_field.clone(),
-            ngram: self.evals.eval_ngram.into(),
-            drop: matches!(self.evals.evals, EvalPolicy::Drop),
-        });
-        let steps = Steps {
-            exact: !self.exact.no_exact,
-            url_field: self.exact.url_field.clone(),
-            fuzzy: self.fuzzy.fuzzy(),
-            keep: match self.keep.keep {
+        self.recipe().steps().map_err(as_flag)
+    }
+
+    pub fn recipe(&self) -> Dedup {
+        let Self { fuzzy, exact, keep, evals } = self;
+        Dedup {
+            fuzzy: !fuzzy.no_fuzzy,
+            threshold: fuzzy.threshold,
+            verify: !fuzzy.no_verify,
+            preset: fuzzy.preset.map(|preset| match preset {
+                Preset::Fineweb => recipe::Preset::Fineweb,
+                Preset::Olmo3 => recipe::Preset::Olmo3,
+                Preset::Nemo => recipe::Preset::Nemo,
+            }),
+            ngram: fuzzy.ngram,
+            char: fuzzy.char,
+            bands: fuzzy.bands,
+            rows: fuzzy.rows,
+            exact: !exact.no_exact,
+            url_field: exact.url_field.clone(),
+            lines: exact.lines,
+            paragraphs: exact.paragraphs,
+            min_tokens: exact.min_tokens,
+            cuts: match exact.cuts {
+                CutPolicy::Drop => recipe::CutPolicy::Drop,
+                CutPolicy::Mask => recipe::CutPolicy::Mask,
+            },
+            keep: match keep.keep {
                 Keep::Longest => KeepPolicy::Longest,
                 Keep::First => KeepPolicy::First,
                 Keep::Score => KeepPolicy::Score,
                 Keep::Source => KeepPolicy::Source,
                 Keep::None => KeepPolicy::None,
             },
-            score_field: self.keep.score_field.clone(),
-            scope: match self.keep.scope.as_str() {
-                "global" => Scope::Global,
-                "source" => Scope::Source,
-                field => Scope::Field(field.to_owned()),
+            score_field: keep.score_field.clone(),
+            scope: keep.scope.clone(),
+            against: keep.against.clone(),
+            write_index: keep.write_index.clone(),
+            against_evals: evals.against_evals.clone(),
+            eval_field: evals.eval_field.clone(),
+            eval_ngram: evals.eval_ngram,
+            evals: match evals.evals {
+                EvalPolicy::Drop => recipe::EvalPolicy::Drop,
+                EvalPolicy::Report => recipe::EvalPolicy::Report,
             },
-            evals,
-            cuts: Cuts {
-                lines: self.exact.lines,
-                paragraphs: self.exact.paragraphs,
-                tokens: self.exact.min_tokens,
-                mask: matches!(self.exact.cuts, CutPolicy::Mask),
-            },
-            ..Steps::default()
-        };
-        let finds = steps.exact || steps.fuzzy.is_some() || steps.url_field.is_some();
-        let indexes = !self.keep.against.is_empty() || self.keep.write_index.is_some();
-        if indexes && !finds {
-            let what = "an index holds signatures and hashes: expected exact, URL or fuzzy dedup";
-            return Err(Usage(format!("{what}, found none of them")).into());
         }
-        if steps.keep == KeepPolicy::None && !steps.cuts.is_empty() && !steps.cuts.mask {
-            let what = "duplicates would stay and be cut: expected --cuts mask, or another policy";
-            return Err(Usage(format!("--keep none: {what}")).into());
-        }
-        if steps.scope == Scope::Field(String::new()) {
-            return Err(Usage("--scope: expected the name of a field, found none".into()).into());
-        }
-        if steps.evals.as_ref().is_some_and(|evals| evals.inputs.iter().any(|i| i == "-")) {
-            return Err(Usage("--against-evals: expected files, found stdin".into()).into());
-        }
-        Ok(steps)
-    }
-
-    /// Indexes of earlier runs.
-    pub fn against(&self) -> Vec<PathBuf> {
-        self.keep.against.clone()
-    }
-
-    /// Where the index of this run goes.
-    pub fn write_index(&self) -> Option<PathBuf> {
-        self.keep.write_index.clone()
     }
 }

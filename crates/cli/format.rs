@@ -1,5 +1,7 @@
 //! Numbers for people.
 
+use forebay_pipeline::recipe::parse_bytes;
+
 /// `1234567` → `1,234,567`
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -48,26 +50,6 @@ pub fn line(text: &str, width: usize) -> String {
     out
 }
 
-/// `8GiB`, `512M`, `1000` → bytes. Powers of 1024.
-pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("expected a size such as 512MiB or 8GiB, found `{text}`");
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
-    let shift = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: f64 = digits.parse().map_err(|_| wrong())?;
-    let bytes = number * (1_u64 << shift) as f64;
-    if !(1.0..9.0e18).contains(&bytes) {
-        return Err(wrong());
-    }
-    Ok(bytes as u64)
-}
-
 /// As [`parse_bytes`], for what is held in memory whole.
 pub fn parse_record_bytes(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
@@ -79,16 +61,6 @@ pub fn parse_record_bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_as_they_are_written() {
-        assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
-        assert_eq!(parse_bytes("1.5k"), Ok(1536));
-        assert_eq!(parse_bytes("77"), Ok(77));
-        for wrong in ["", "GiB", "0", "-1", "1 parsec", "1e30G"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn numbers_are_written_for_people() {

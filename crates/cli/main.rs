@@ -12,6 +12,7 @@ mod inspect;
 mod load;
 mod prep;
 mod progress;
+mod recipe;
 mod report;
 mod run;
 mod shard_format;
@@ -49,6 +50,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     Prep(prep::Prep),
+    Run(recipe::RunRecipe),
+    Recipe(recipe::RecipeVerb),
     Dedup(dedup::Dedup),
     Tokenize(Box<tokenize::Tokenize>),
     Inspect(inspect::Inspect),
@@ -65,6 +68,8 @@ fn main() -> ExitCode {
     let mut report = Report::new(&global);
     let done = match cli.verb {
         Verb::Prep(verb) => verb.run(&global, &mut report),
+        Verb::Run(verb) => verb.run(&global, &mut report),
+        Verb::Recipe(verb) => verb.run(&mut report),
         Verb::Dedup(verb) => verb.run(&global, &mut report),
         Verb::Tokenize(verb) => verb.run(&global, &mut report),
         Verb::Inspect(verb) => verb.run(&global, &mut report),

@@ -1,8 +1,10 @@
 use clap::Args;
+use forebay_pipeline::Recipe;
+use forebay_pipeline::recipe::{self, Shuffle, Size};
 
 use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
 use crate::duplicates::DedupArgs;
-use crate::report::{Report, Usage};
+use crate::report::Report;
 use crate::run::Run;
 use crate::shard_format::ShardFormat;
 
@@ -37,23 +39,22 @@ pub struct Prep {
 
 impl Prep {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let mut steps = self.dedup.steps()?;
-        if steps.cuts.mask {
-            let what = "ranges of bytes say nothing about tokens";
-            return Err(Usage(format!("--cuts mask: {what}; expected it with `dedup`")).into());
-        }
-        let format = self.format.get(self.keep_text)?;
-        let vocabulary = self.tokenize.vocabulary()?;
-        steps.tokenize = Some(self.tokenize.options());
-        steps.shuffle = (!self.no_shuffle).then_some(self.seed);
-        let mut run = Run::new("prep", &self.inputs, &self.out.out, &self.output, steps);
-        run.options.keep_text = self.keep_text;
-        run.options.format = format;
-        run.options.against = self.dedup.against();
-        run.options.write_index = self.dedup.write_index();
-        run.vocabulary = Some(&vocabulary);
-        run.verify_tokens = self.tokenize.verify_tokens;
-        run.stats = self.stats;
+        let recipe = Recipe {
+            input: self.inputs.recipe(),
+            dedup: Some(self.dedup.recipe()),
+            tokenize: Some(self.tokenize.recipe()),
+            shuffle: (!self.no_shuffle).then_some(Shuffle { seed: self.seed }),
+            output: recipe::Output {
+                path: self.out.out,
+                format: self.format.get(self.keep_text)?,
+                shard_size: Size(self.output.shard_size),
+                keep_text: self.keep_text,
+                stats: self.stats,
+            },
+            execution: global.recipe(),
+        };
+        let mut run = Run::new(&recipe)?;
+        run.job.execution.fresh = self.output.fresh;
         run.run(global, report)
     }
 }

@@ -94,6 +94,7 @@ impl Report {
     pub fn fail(self, error: &anyhow::Error) -> ExitCode {
         let message = format!("{error:#}");
         let hint = error.chain().find_map(hint);
+        let wrong_recipe = matches!(error.downcast_ref(), Some(RunError::Recipe { .. }));
         let interrupted = matches!(error.downcast_ref(), Some(RunError::Interrupted));
         if self.json {
             let value = json!({ "error": message, "hint": hint });
@@ -105,7 +106,7 @@ impl Report {
         }
         ExitCode::from(match () {
             () if interrupted => INTERRUPTED,
-            () if error.is::<Usage>() => USAGE,
+            () if error.is::<Usage>() || wrong_recipe => USAGE,
             () => FAILED,
         })
     }

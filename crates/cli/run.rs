@@ -1,72 +1,47 @@
 //! What `prep`, `dedup` and `tokenize` have in common: one run, and its report.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use forebay_pipeline::{Execution, Finished, Form, Options, Steps};
+use forebay_pipeline::{Error, Finished, Form, Job, Recipe};
 use forebay_shard::manifest::{Counts, ShardEntry};
-use forebay_transform::tokenize::Vocabulary;
 use serde_json::json;
 
-use crate::args::{Global, Inputs, Output};
+use crate::args::Global;
 use crate::format;
 use crate::progress::Bar;
 use crate::report::{Report, Usage};
 use crate::stats;
 
-/// A run of the pipeline, as a verb asks for it.
-pub struct Run<'a> {
-    stage: &'static str,
-    inputs: &'a Inputs,
-    out: &'a Path,
-    output: &'a Output,
-    pub options: Options,
-    pub vocabulary: Option<&'a Vocabulary>,
-    /// Share of the documents to encode again.
-    pub verify_tokens: f64,
+/// A run of the pipeline, as a verb or a recipe asks for it.
+pub struct Run {
+    pub job: Job,
     /// The output is thrown away.
     pub dry: bool,
-    /// Count what is written, by source.
-    pub stats: bool,
 }
 
-impl<'a> Run<'a> {
-    pub fn new(
-        stage: &'static str,
-        inputs: &'a Inputs,
-        out: &'a Path,
-        output: &'a Output,
-        steps: Steps,
-    ) -> Self {
-        let (input, shard_bytes) = (inputs.options(), output.shard_size);
-        let options = Options { input, steps, shard_bytes, ..Options::default() };
-        Self {
-            stage,
-            inputs,
-            out,
-            output,
-            options,
-            vocabulary: None,
-            verify_tokens: 0.0,
-            dry: false,
-            stats: false,
+/// Flags are keys of a recipe: an error about one is about the other.
+pub fn as_flag(error: Error) -> anyhow::Error {
+    match error {
+        Error::Recipe { place, what, .. } => {
+            let key = place.rsplit('.').next().unwrap_or_default().replace('_', "-");
+            Usage(format!("--{key}: {what}")).into()
         }
+        other => other.into(),
+    }
+}
+
+impl Run {
+    pub fn new(recipe: &Recipe) -> anyhow::Result<Self> {
+        Ok(Self { job: recipe.job().map_err(as_flag)?, dry: false })
     }
 
     /// Runs it with progress on stderr; Ctrl-C stops it after the unit in hand.
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let execution = Execution {
-            threads: global.threads(),
-            memory_bytes: global.memory,
-            tmp_dir: global.tmp_dir.clone(),
-            fresh: self.output.fresh,
-            verify_tokens: self.verify_tokens,
-            stats: self.stats,
-        };
-        if let Some(index) = &self.options.write_index {
-            let [index, out] = [index, self.out].map(std::path::absolute);
+        let job = &self.job;
+        if let Some(index) = &job.options.write_index {
+            let [index, out] = [index, &job.out].map(std::path::absolute);
             if index?.starts_with(out?) {
                 let what = "expected a directory outside of --out, found one inside";
                 return Err(Usage(format!("--write-index: {what}")).into());
@@ -75,15 +50,7 @@ impl<'a> Run<'a> {
         let stop = stop_on_signals()?;
         let start = Instant::now();
         let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop);
-        let finished = forebay_pipeline::run(
-            self.stage,
-            &self.inputs.inputs,
-            self.out,
-            &self.options,
-            self.vocabulary,
-            &execution,
-            bar.progress(),
-        );
+        let finished = job.run(bar.progress());
         drop(bar);
         self.tell(report, &finished?, start.elapsed());
         Ok(())
@@ -100,12 +67,12 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-impl Run<'_> {
+impl Run {
     /// What was read, dropped and kept.
     fn tell(&self, report: &mut Report, finished: &Finished, took: Duration) {
         let Finished { manifest, already, resumed, notes, stats } = finished;
         let counts = &manifest.counts;
-        let out = self.out.display();
+        let out = self.job.out.display();
         notes.iter().for_each(|note| report.note(note));
         if *already {
             report.note(&format!("{out} is finished already; nothing was done"));
@@ -129,7 +96,7 @@ impl Run<'_> {
         let plural = if shards == 1 { "" } else { "s" };
         match manifest.tokens {
             _ if self.dry => {}
-            _ if self.options.form == Form::Removed => {
+            _ if self.job.options.form == Form::Removed => {
                 let removed = manifest.removed.iter().map(|entry| entry.bytes).sum();
                 report.line(format!("write {:>40}   removed/ in {out}", format::bytes(removed)));
             }
@@ -141,16 +108,16 @@ impl Run<'_> {
                 report.line(format!("write {:>14} shard{plural}    {size:>14}   in {out}", shards));
             }
         }
-        if let Some(index) = &self.options.write_index {
+        if let Some(index) = &self.job.options.write_index {
             report.line(format!("index {:>40}   in {}", "", index.display()));
         }
         if let Some(stats) = stats {
             stats::show(stats, report);
-        } else if self.stats {
+        } else if self.job.execution.stats {
             report.note("--stats counts while shards are written; nothing was written");
         }
         report.json(json!({
-            "out": (!self.dry).then_some(self.out),
+            "out": (!self.dry).then_some(&self.job.out),
             "already": already,
             "resumed": resumed,
             "seconds": took.as_secs_f64(),

@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use forebay_pipeline::Steps;
+use forebay_pipeline::Recipe;
+use forebay_pipeline::recipe::{self, Size};
 
 use crate::args::{Global, Inputs, Output, TokenizeArgs};
 use crate::report::Report;
@@ -50,16 +51,22 @@ impl Tokenize {
         if let Some(Other::Train(train)) = self.other {
             return train.run(global, report);
         }
-        let out = self.out.unwrap_or_default();
-        let format = self.format.get(self.keep_text)?;
-        let vocabulary = self.tokenize.vocabulary()?;
-        let steps = Steps { tokenize: Some(self.tokenize.options()), ..Steps::default() };
-        let mut run = Run::new("tokenize", &self.inputs, &out, &self.output, steps);
-        run.options.keep_text = self.keep_text;
-        run.options.format = format;
-        run.vocabulary = Some(&vocabulary);
-        run.verify_tokens = self.tokenize.verify_tokens;
-        run.stats = self.stats;
+        let recipe = Recipe {
+            input: self.inputs.recipe(),
+            dedup: None,
+            tokenize: Some(self.tokenize.recipe()),
+            shuffle: None,
+            output: recipe::Output {
+                path: self.out.unwrap_or_default(),
+                format: self.format.get(self.keep_text)?,
+                shard_size: Size(self.output.shard_size),
+                keep_text: self.keep_text,
+                stats: self.stats,
+            },
+            execution: global.recipe(),
+        };
+        let mut run = Run::new(&recipe)?;
+        run.job.execution.fresh = self.output.fresh;
         run.run(global, report)
     }
 }

@@ -2,12 +2,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, value_parser};
+use forebay_pipeline::recipe::parse_bytes;
 use forebay_pipeline::{Execution, train};
 use forebay_transform::tokenize::train::{Splitter, Target};
 use serde_json::json;
 
 use crate::args::{Global, Inputs};
-use crate::format::{self, parse_bytes};
+use crate::format;
 use crate::progress::Bar;
 use crate::report::Report;
 use crate::run::stop_on_signals;
@@ -60,7 +61,7 @@ impl Train {
         };
         let execution = Execution {
             threads: global.threads(),
-            memory_bytes: global.memory,
+            memory_bytes: global.memory(),
             tmp_dir: None,
             fresh: false,
             stats: false,

@@ -21,6 +21,9 @@ pub enum Error {
         position: u64,
         difference: Box<forebay_transform::tokenize::Error>,
     },
+    /// `place` is a line, a key or an option.
+    #[error("{place}: {what}")]
+    Recipe { place: String, what: String, hint: Option<String> },
     #[error(transparent)]
     Train(#[from] forebay_transform::tokenize::train::Error),
     #[error("{path}: expected a new file, found one that exists")]
@@ -66,6 +69,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A key of a recipe whose value does not do.
+    pub(crate) fn key(key: &str, what: impl Into<String>) -> Self {
+        Self::Recipe { place: key.to_owned(), what: what.into(), hint: None }
+    }
+
     /// The next thing to try, as one sentence.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -73,6 +81,9 @@ impl Error {
             Self::Shard(error) => error.hint(),
             Self::Tokenize(error) => error.hint(),
             Self::Tokens { difference, .. } => difference.hint(),
+            Self::Recipe { hint, .. } => hint.clone().or_else(|| {
+                Some("`forebay recipe init` writes a recipe with every key, explained".into())
+            }),
             Self::Train(error) => error.hint(),
             Self::NoText { .. } => Some("see `--sample`, and `--text-field`".into()),
             Self::TooManyWords { .. } => {

@@ -19,7 +19,7 @@
 //! Every task writes under a temporary name and commits by rename, so a killed run goes on where
 //! it was, and the bytes of the output do not depend on threads, memory or kills.
 //!
-//! Start at [`run()`]; [`datatrove`] and [`train`] are apart from it.
+//! Start at [`run()`], or at [`Recipe::read`] for a run written down; [`datatrove`] and [`train`] are apart from it.
 
 mod compare;
 mod corpus;
@@ -35,6 +35,7 @@ mod part;
 mod plan;
 mod progress;
 mod read;
+pub mod recipe;
 mod removed;
 mod run;
 mod sign;
@@ -42,6 +43,7 @@ mod sort;
 mod spool;
 mod stage;
 mod stats;
+mod status;
 mod survivors;
 pub mod train;
 mod work;
@@ -50,5 +52,7 @@ mod write;
 pub use error::{Error, Result};
 pub use plan::{Cuts, EvalOptions, Execution, Form, Options, Scope, Steps};
 pub use progress::{Progress, Snapshot, Unit};
+pub use recipe::{Job, Recipe};
 pub use run::{Finished, run};
 pub use stats::{Lengths, SourceStats, Stats};
+pub use status::{Stage, Status, outline, status};

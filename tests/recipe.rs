@@ -1,0 +1,117 @@
+use std::fs;
+use std::path::Path;
+
+use crate::support::*;
+
+fn run(recipe: &Path, more: &[&str]) -> Ran {
+    let args: Vec<&str> =
+        ["run", recipe.to_str().unwrap()].into_iter().chain(more.iter().copied()).collect();
+    forebay(args)
+}
+
+/// A recipe in a directory of its own, beside which the sample lies.
+fn recipe(dir: &Path, stages: &str) -> std::path::PathBuf {
+    let sample = sample();
+    let text = format!(
+        "{stages}\n[input]\npaths = ['{}']\n[output]\npath = 'out'\nshard_size = '1MiB'\n",
+        sample.display()
+    );
+    write(dir.join("recipe.toml"), text)
+}
+
+#[test]
+fn a_recipe_makes_what_the_flags_make() {
+    let dir = temp();
+    let stages = "[dedup]\n[tokenize]\n[shuffle]\nseed = 7";
+    let path = recipe(dir.path(), stages);
+    let text = fs::read_to_string(&path).unwrap() + "keep_text = true\n";
+    fs::write(&path, text).unwrap();
+    let ran = run(&path, &["--json"]).exits(0);
+    let out = dir.path().join("out");
+    assert_eq!(ran.json()["out"], out.to_str().unwrap(), "paths are relative to the recipe");
+    assert_eq!(hashes(&out), hashes(prepared()));
+
+    let again = run(&path, &["--json"]).exits(0);
+    assert_eq!(again.json()["already"], true);
+    let status = run(&path, &["--status", "--json"]).exits(0).json();
+    assert_eq!(
+        (&status["state"], &status["documents"]),
+        (&"finished".into(), &ran.json()["documents"])
+    );
+}
+
+#[test]
+fn stages_without_a_table_do_not_run() {
+    let dir = temp();
+    let path = recipe(dir.path(), "[shuffle]\n");
+    run(&path, &[]).exits(0);
+    let rows = rows(&dir.path().join("out"));
+    assert_eq!(rows.len(), sample_documents().len(), "all of them");
+    assert!(rows.iter().all(|row| row.text.is_some()), "as texts");
+    let manifest = manifest(&dir.path().join("out"));
+    assert_eq!(manifest["lineage"]["stage"], "shuffle");
+}
+
+#[test]
+fn what_is_set_is_what_runs() {
+    let dir = temp();
+    let path = recipe(dir.path(), "[tokenize]\n");
+    let plan = run(
+        &path,
+        &["--set", "dedup.fuzzy=false", "--set", "output.path=other", "--print-plan", "--json"],
+    );
+    let plan = plan.exits(0).json();
+    let stages: Vec<&str> =
+        plan["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
+    assert_eq!(stages, ["read", "dedup", "write", "finish"]);
+    assert!(plan["files"].as_u64().unwrap() > 4, "{plan}");
+    assert_eq!(plan["out"], dir.path().join("other").to_str().unwrap());
+    assert!(!dir.path().join("other").exists(), "nothing was done");
+}
+
+#[test]
+fn a_stopped_run_says_how_far_it_is_and_goes_on() {
+    let dir = temp();
+    write(dir.path().join("bad.jsonl"), line("a", "one") + "no json\n");
+    let text = format!(
+        "[input]\npaths = ['{}', 'bad.jsonl']\n[output]\npath = 'out'\n[tokenize]\n",
+        sample().display()
+    );
+    let path = write(dir.path().join("recipe.toml"), text);
+    run(&path, &["--threads", "1"]).complains(&["bad.jsonl"]);
+    let status = run(&path, &["--status", "--json"]).exits(0).json();
+    assert_eq!(status["state"], "unfinished");
+    assert_eq!((&status["running"], &status["stage"]), (&false.into(), &"read".into()));
+    assert!(status["parts"].as_u64().unwrap() > 0, "{status}");
+
+    run(&path, &["--set", "input.on_error=skip"]).exits(3);
+    let manifest = manifest(&dir.path().join("out"));
+    let skipped = manifest["counts"]["skipped"].as_object().unwrap();
+    assert_eq!(skipped.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 1);
+}
+
+#[test]
+fn init_writes_a_recipe_that_runs() {
+    let dir = temp();
+    let path = dir.path().join("recipe.toml");
+    forebay(["recipe", "init", path.to_str().unwrap()]).exits(0);
+    write(dir.path().join("raw/a.jsonl"), line("a", "one two three"));
+    run(&path, &[]).exits(0);
+    assert_eq!(manifest(&dir.path().join("corpus"))["documents"], 1);
+    // It is not written over.
+    let before = fs::read(&path).unwrap();
+    forebay(["recipe", "init", path.to_str().unwrap()]).exits(2);
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert_eq!(forebay(["recipe", "init", "-"]).exits(0).stdout.as_bytes(), before);
+}
+
+#[test]
+fn a_wrong_recipe_is_wrong_usage_and_says_where() {
+    let dir = temp();
+    let path = recipe(dir.path(), "[dedup]\nthresold = 0.9");
+    let ran = run(&path, &[]).exits(2);
+    assert!(ran.stderr.contains("recipe.toml, line 2: unknown field `thresold`"), "{ran:?}");
+    assert!(ran.stderr.contains("hint: did you mean `threshold`?"), "{ran:?}");
+    assert!(!dir.path().join("out").exists());
+    run(&dir.path().join("none.toml"), &[]).complains(&["none.toml"]);
+}
