@@ -20,6 +20,7 @@ mod recipe;
 mod resume;
 mod stats;
 mod support;
+mod task;
 mod tokenize;
 mod train;
 mod verify;

@@ -193,7 +193,12 @@ impl Global {
         self.memory.unwrap_or(Machine::default().memory.0)
     }
 
-    pub fn memory_is_given(&self) -> bool {
-        self.memory.is_some()
+    /// Flags are nearer than the recipe.
+    pub fn lay_over(&self, machine: &mut Machine) {
+        machine.threads = self.threads.or(machine.threads);
+        machine.memory = self.memory.map_or(machine.memory, Size);
+        if self.tmp_dir.is_some() {
+            machine.tmp_dir.clone_from(&self.tmp_dir);
+        }
     }
 }

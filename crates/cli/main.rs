@@ -17,6 +17,7 @@ mod report;
 mod run;
 mod shard_format;
 mod stats;
+mod task;
 mod tokenize;
 mod tokens;
 mod train;
@@ -52,6 +53,7 @@ enum Verb {
     Prep(prep::Prep),
     Run(recipe::RunRecipe),
     Recipe(recipe::RecipeVerb),
+    Task(task::TaskVerb),
     Dedup(dedup::Dedup),
     Tokenize(Box<tokenize::Tokenize>),
     Inspect(inspect::Inspect),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Prep(verb) => verb.run(&global, &mut report),
         Verb::Run(verb) => verb.run(&global, &mut report),
         Verb::Recipe(verb) => verb.run(&mut report),
+        Verb::Task(verb) => verb.run(&global, &mut report),
         Verb::Dedup(verb) => verb.run(&global, &mut report),
         Verb::Tokenize(verb) => verb.run(&global, &mut report),
         Verb::Inspect(verb) => verb.run(&global, &mut report),

@@ -1,9 +1,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use forebay_pipeline::recipe::TEMPLATE;
-use forebay_pipeline::{Recipe, Status, outline, status};
+use forebay_pipeline::{Recipe, Status, outline, slurm, status};
 use serde_json::json;
 
 use crate::args::Global;
@@ -29,6 +29,23 @@ pub struct RunRecipe {
     /// Only say how far it is; from any machine that sees the output
     #[arg(long, conflicts_with_all = ["fresh", "print_plan"])]
     status: bool,
+    /// Who runs the tasks: threads of this process, or a cluster
+    #[arg(long, requires_if("slurm", "emit"))]
+    executor: Option<Executor>,
+    /// Where the scripts of `--executor slurm` go
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["fresh", "print_plan", "status"])]
+    emit: Option<PathBuf>,
+    /// Tasks of an array of `--executor slurm`
+    #[arg(long, default_value = "16", value_name = "N", requires = "emit")]
+    tasks: std::num::NonZeroUsize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Executor {
+    /// Threads of this process
+    Local,
+    /// Job arrays, as scripts
+    Slurm,
 }
 
 /// Write recipes
@@ -55,12 +72,16 @@ impl RunRecipe {
             tell_status(&recipe.output.path, report)?;
             return Ok(());
         }
-        // Flags are nearer than the file.
-        let flags = global.recipe();
-        recipe.execution.threads = flags.threads.or(recipe.execution.threads);
-        recipe.execution.tmp_dir = flags.tmp_dir.or(recipe.execution.tmp_dir);
-        if global.memory_is_given() {
-            recipe.execution.memory = flags.memory;
+        global.lay_over(&mut recipe.execution);
+        if self.emit.is_some() && !matches!(self.executor, Some(Executor::Slurm)) {
+            return Err(Usage("--emit: expected `--executor slurm` with it".into()).into());
+        }
+        if let (Some(Executor::Slurm), Some(directory)) = (self.executor, &self.emit) {
+            slurm::emit(&recipe, &std::env::current_exe()?, self.tasks.get(), directory)?;
+            let directory = directory.display();
+            report.line(format!("{directory}/submit.sh submits it"));
+            report.json(json!({ "directory": directory.to_string() }));
+            return Ok(());
         }
         let mut job = recipe.job()?;
         if self.print_plan {

@@ -60,6 +60,10 @@ pub enum Error {
     IndexLacksTexts { path: PathBuf },
     #[error("{path}: expected an index made with --no-verify, found one of compared texts")]
     IndexIsVerified { path: PathBuf },
+    #[error("{input}: expected the task that reads it to be done, found that it is not")]
+    Unread { input: String },
+    #[error("{out}: expected the task that finds duplicates to be done, found that it is not")]
+    NotFound { out: PathBuf },
     #[error("{inputs}: expected at least one document, found none")]
     NoDocuments { inputs: String },
     #[error("expected at most 4,294,967,295 documents, found more")]
@@ -117,6 +121,10 @@ impl Error {
             }
             Self::NoDocuments { .. } => {
                 Some("see how an input is read with `forebay inspect INPUT`".into())
+            }
+            Self::NotFound { .. } => Some("do the task `find` first, once all are read".into()),
+            Self::Unread { .. } => {
+                Some("do all `read` tasks first; `--status` tells how far they are".into())
             }
             Self::TooManyDocuments => Some("split the inputs over several runs".into()),
             Self::Interrupted => Some("the same command resumes it".into()),

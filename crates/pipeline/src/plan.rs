@@ -169,6 +169,9 @@ pub struct Execution {
 pub(crate) struct Plan {
     /// Version of the spool's layout.
     pub(crate) version: u32,
+    /// Of the program: machines that share a run must have the same.
+    #[serde(default)]
+    pub(crate) forebay: String,
     /// Name of the verb.
     pub(crate) stage: String,
     pub(crate) inputs: Vec<String>,
@@ -256,7 +259,7 @@ impl Plan {
             mine.input.invalid_utf8 = theirs.input.invalid_utf8;
             mine.input.max_record_bytes = theirs.input.max_record_bytes;
         }
-        if self.version != earlier.version {
+        if self.version != earlier.version || self.forebay != earlier.forebay {
             Some("forebay version")
         } else if self.stage != earlier.stage {
             Some("verb")

@@ -1,5 +1,6 @@
 //! Read: inputs → documents → spool parts. A task is a part of an input.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -13,8 +14,12 @@ use crate::plan::Execution;
 use crate::progress::{Progress, Unit};
 use crate::sign::Signer;
 use crate::spool::{self, Notes};
+use crate::task::Share;
 use crate::work::Work;
 use crate::{Error, Result};
+
+/// Parts of each input; the stage is complete.
+const COUNTS: &str = "read.json";
 
 /// Reads all inputs that are not read yet; returns the parts, in the order of the inputs.
 pub(crate) fn run(
@@ -31,7 +36,76 @@ pub(crate) fn run(
         work.forget()?;
     }
     progress.start("read", Unit::Bytes, work.plan.input_bytes());
-    let cursors = Cursors::new(work, progress);
+    let counts = sources(work, evals, Share::default(), execution, progress)?;
+    let counts: Vec<u32> = counts.into_values().collect();
+    publish_bytes(&work.path(COUNTS), &serde_json::to_vec(&counts).unwrap_or_default())?;
+    open_parts(work, &counts)
+}
+
+/// Reads the inputs of a share, if that is not done yet.
+pub(crate) fn share(
+    work: &Work,
+    evals: Option<&Arc<Evals>>,
+    share: Share,
+    execution: &Execution,
+    progress: &Progress,
+) -> Result<()> {
+    let done = work.path(&format!("read-{}-of-{}.json", share.number, share.of));
+    if work.path(COUNTS).exists() || done.exists() {
+        return Ok(());
+    }
+    if work.plan.reads_stdin() {
+        let what = "tasks read files; what comes through a pipe comes once";
+        return Err(Error::key("input.paths", format!("expected files, found stdin: {what}")));
+    }
+    let bytes = work.plan.sources.iter().enumerate().filter(|&(number, _)| share.holds(number));
+    let bytes = bytes.flat_map(|(_, source)| source.files()).map(|file| file.bytes).sum();
+    progress.start("read", Unit::Bytes, bytes);
+    let counts = sources(work, evals, share, execution, progress)?;
+    // Another machine will read them: they must have left this one.
+    for (&source, &count) in &counts {
+        for number in 0..count {
+            forebay_store::sync(&work.part(source, number))?;
+        }
+    }
+    Ok(publish_bytes(&done, &serde_json::to_vec(&counts).unwrap_or_default())?)
+}
+
+/// The parts of all inputs, once the tasks that read them are done.
+pub(crate) fn all(work: &Work) -> Result<Vec<Part>> {
+    let sources = work.plan.sources.len();
+    let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+    if let Ok(all) = std::fs::read(work.path(COUNTS)) {
+        let all: Vec<u32> = serde_json::from_slice(&all).unwrap_or_default();
+        counts = (0..).zip(all).collect();
+    } else {
+        for file in work.shares_read()? {
+            let bytes = std::fs::read(&file);
+            let bytes = bytes.map_err(|e| forebay_store::Error::io("read", &file, e))?;
+            let some: BTreeMap<usize, u32> = serde_json::from_slice(&bytes).unwrap_or_default();
+            counts.extend(some);
+        }
+    }
+    if let Some(missing) = (0..sources).find(|source| !counts.contains_key(source)) {
+        let input = work.plan.sources[missing].files().first().map(|file| file.name().to_owned());
+        return Err(Error::Unread { input: input.unwrap_or_default() });
+    }
+    let counts: Vec<u32> = counts.into_values().collect();
+    if !work.path(COUNTS).exists() {
+        publish_bytes(&work.path(COUNTS), &serde_json::to_vec(&counts).unwrap_or_default())?;
+    }
+    open_parts(work, &counts)
+}
+
+/// Reads the inputs of a share; returns the number of parts of each.
+fn sources(
+    work: &Work,
+    evals: Option<&Arc<Evals>>,
+    share: Share,
+    execution: &Execution,
+    progress: &Progress,
+) -> Result<BTreeMap<usize, u32>> {
+    let cursors = Cursors::new(work, share, progress);
     let failed = Mutex::new(None);
     let work_on = || {
         let plan = &work.plan;
@@ -66,14 +140,12 @@ pub(crate) fn run(
     if progress.stopped() {
         return Err(Error::Interrupted);
     }
-    let counts = cursors.counts();
-    publish_bytes(&work.path("read.json"), &serde_json::to_vec(&counts).unwrap_or_default())?;
-    open_parts(work, &counts)
+    Ok(cursors.counts())
 }
 
 /// The parts of a read stage that is complete and still whole.
 fn finished(work: &Work) -> Option<Vec<Part>> {
-    let counts = std::fs::read(work.path("read.json")).ok()?;
+    let counts = std::fs::read(work.path(COUNTS)).ok()?;
     let counts: Vec<u32> = serde_json::from_slice(&counts).ok()?;
     let parts = open_parts(work, &counts).ok()?;
     parts.iter().all(Part::is_sound).then_some(parts)
@@ -123,6 +195,8 @@ impl Task {
 struct Cursors<'a> {
     work: &'a Work,
     sources: Vec<(AtomicBool, Mutex<Reading>)>,
+    /// Which of them.
+    numbers: Vec<usize>,
 }
 
 struct Reading {
@@ -132,20 +206,24 @@ struct Reading {
 }
 
 impl<'a> Cursors<'a> {
-    fn new(work: &'a Work, progress: &Progress) -> Self {
+    fn new(work: &'a Work, share: Share, progress: &Progress) -> Self {
         let plan = &work.plan;
-        let sources = plan.sources.iter().map(|source| {
+        let numbers: Vec<usize> =
+            (0..plan.sources.len()).filter(|&number| share.holds(number)).collect();
+        let sources = numbers.iter().map(|&number| {
+            let source = &plan.sources[number];
             let cursor =
                 Cursor::new(source, &plan.options.input, plan.part_bytes, progress.counter());
             (AtomicBool::new(false), Mutex::new(Reading { cursor, next: 0 }))
         });
-        Self { work, sources: sources.collect() }
+        let sources = sources.collect();
+        Self { work, sources, numbers }
     }
 
     fn next(&self) -> Result<Option<Task>> {
         // First an input that nobody is reading from, then any that has more.
         for wait in [false, true] {
-            for (number, (ended, reading)) in self.sources.iter().enumerate() {
+            for (&number, (ended, reading)) in self.numbers.iter().zip(&self.sources) {
                 if ended.load(Ordering::Relaxed) {
                     continue;
                 }
@@ -165,8 +243,9 @@ impl<'a> Cursors<'a> {
     }
 
     /// Parts of each source.
-    fn counts(&self) -> Vec<u32> {
-        self.sources.iter().map(|(_, reading)| lock(reading).next).collect()
+    fn counts(&self) -> BTreeMap<usize, u32> {
+        let counts = self.sources.iter().map(|(_, reading)| lock(reading).next);
+        self.numbers.iter().copied().zip(counts).collect()
     }
 }
 

@@ -12,6 +12,7 @@ use forebay_transform::tokenize::{Pieces, Tokenizer, Verifier, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::corpus::Corpus;
+use crate::cuts::Cuts;
 use crate::evals::Evals;
 use crate::index::{self as dedup_index, Index};
 use crate::outcome::Outcome;
@@ -19,7 +20,8 @@ use crate::part::Part;
 use crate::plan::{Execution, Form, Options, Plan};
 use crate::progress::{Progress, Unit};
 use crate::stats::Stats;
-use crate::survivors::Survivors;
+use crate::survivors::{Clustering, Survivors};
+use crate::task::Share;
 use crate::work::{Start, Work};
 use crate::write::Encoder;
 use crate::{Error, Result, cuts, dedup, read, removed, write};
@@ -54,37 +56,12 @@ pub fn run(
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Finished> {
-    let mut options = options.clone();
-    options.input.extra = options.steps.fields();
-    let sources = input::discover(inputs, &options.input, Some(out))?;
-    let against = options.against.iter().map(|path| Index::read(path));
-    let against = against.collect::<Result<Vec<Index>>>()?;
-    let evals = options.steps.evals.as_ref();
-    let evals = evals.map(|evals| Evals::read(evals, &options.input)).transpose()?.map(Arc::new);
-    let input_bytes = sources.iter().flat_map(Source::files).map(|file| file.bytes).sum();
-    let plan = Plan {
-        version: Plan::VERSION,
-        stage: stage.to_owned(),
-        inputs: inputs.to_vec(),
-        sources,
-        options,
-        tokenizer: vocabulary.map(|vocabulary| vocabulary.blake3.clone()),
-        evals: evals.as_ref().map(|evals| evals.fingerprint()),
-        indexes: against.iter().map(Index::fingerprint).collect(),
-        part_bytes: Plan::part_bytes(input_bytes),
-        spool: out.to_path_buf(),
-    };
-    if let Some(directory) = &plan.options.write_index {
-        dedup_index::refuse_foreign(directory, &plan.fingerprint())?;
-    }
-    let work = match Work::open(out, plan, execution.tmp_dir.as_deref(), execution.fresh)? {
-        Start::Unfinished(work) => *work,
-        Start::Finished(manifest) => {
-            let (manifest, notes) = (*manifest, Vec::new());
-            return Ok(Finished { manifest, already: true, resumed: false, notes, stats: None });
-        }
-    };
-    let resumed = work.resumed;
+    let asked = Asked::new(stage, inputs, out, options, vocabulary)?;
+    let work =
+        match Work::open(out, asked.plan.clone(), execution.tmp_dir.as_deref(), execution.fresh)? {
+            Start::Unfinished(work) => *work,
+            Start::Finished(manifest) => return Ok(Finished::already(*manifest)),
+        };
     allow_many_files();
 
     let load = || {
@@ -95,14 +72,99 @@ pub fn run(
         }
         loaded
     };
-    let read_and_dedup = || {
-        let steps = &work.plan.options.steps;
-        let mut old = Vec::new();
-        for (index, path) in against.iter().zip(&work.plan.options.against) {
-            old.extend(index.open(path, steps)?);
+    let find = || {
+        let parts = read::run(&work, asked.evals.as_ref(), execution, progress)?;
+        asked.find(&work, parts, execution, progress)
+    };
+    // A large vocabulary takes seconds to build: with a thread to spare, meanwhile.
+    let (tokenizer, found) = if execution.threads <= 1 {
+        (load()?, find()?)
+    } else {
+        std::thread::scope(|scope| {
+            let loading = scope.spawn(load);
+            let found = find();
+            if !loading.is_finished() {
+                progress.start("load", Unit::Steps, 0);
+            }
+            let tokenizer = loading.join().unwrap_or_else(|p| std::panic::resume_unwind(p))?;
+            Ok::<_, Error>((tokenizer, found?))
+        })?
+    };
+    asked.finish(work, &found, tokenizer.as_ref(), vocabulary, execution, progress)
+}
+
+/// What is known of all documents before they are written.
+pub(crate) struct Found {
+    corpus: Corpus,
+    survivors: Survivors,
+    clustering: Clustering,
+    cuts: Cuts,
+}
+
+impl Found {
+    pub(crate) fn outcome(&self) -> Outcome<'_> {
+        let Self { corpus, survivors, clustering, cuts } = self;
+        Outcome { corpus, survivors, clustering, cuts }
+    }
+}
+
+/// A run that was asked for, looked up: its inputs and what it goes against.
+pub(crate) struct Asked {
+    pub(crate) plan: Plan,
+    against: Vec<Index>,
+    pub(crate) evals: Option<Arc<Evals>>,
+}
+
+impl Asked {
+    pub(crate) fn new(
+        stage: &str,
+        inputs: &[String],
+        out: &Path,
+        options: &Options,
+        vocabulary: Option<&Vocabulary>,
+    ) -> Result<Self> {
+        let mut options = options.clone();
+        options.input.extra = options.steps.fields();
+        let sources = input::discover(inputs, &options.input, Some(out))?;
+        let against = options.against.iter().map(|path| Index::read(path));
+        let against = against.collect::<Result<Vec<Index>>>()?;
+        let evals = options.steps.evals.as_ref();
+        let evals = evals.map(|evals| Evals::read(evals, &options.input)).transpose()?;
+        let evals = evals.map(Arc::new);
+        let input_bytes = sources.iter().flat_map(Source::files).map(|file| file.bytes).sum();
+        let plan = Plan {
+            version: Plan::VERSION,
+            forebay: env!("CARGO_PKG_VERSION").into(),
+            stage: stage.to_owned(),
+            inputs: inputs.to_vec(),
+            sources,
+            options,
+            tokenizer: vocabulary.map(|vocabulary| vocabulary.blake3.clone()),
+            evals: evals.as_ref().map(|evals| evals.fingerprint()),
+            indexes: against.iter().map(Index::fingerprint).collect(),
+            part_bytes: Plan::part_bytes(input_bytes),
+            spool: out.to_path_buf(),
+        };
+        if let Some(directory) = &plan.options.write_index {
+            dedup_index::refuse_foreign(directory, &plan.fingerprint())?;
         }
-        let parts = read::run(&work, evals.as_ref(), execution, progress)?;
-        for (at, field) in work.plan.options.input.extra.iter().enumerate() {
+        Ok(Self { plan, against, evals })
+    }
+
+    /// Who stays, and what of it; or what an earlier run found.
+    pub(crate) fn find(
+        &self,
+        work: &Work,
+        parts: Vec<Part>,
+        execution: &Execution,
+        progress: &Progress,
+    ) -> Result<Found> {
+        let options = &work.plan.options;
+        let mut old = Vec::new();
+        for (index, path) in self.against.iter().zip(&options.against) {
+            old.extend(index.open(path, &options.steps)?);
+        }
+        for (at, field) in options.input.extra.iter().enumerate() {
             let found = |part: &Part| part.footer.fields.get(at) == Some(&true);
             let documents = parts.iter().any(|part| part.footer.documents > 0);
             if documents && !parts.iter().any(found) {
@@ -110,91 +172,119 @@ pub fn run(
             }
         }
         let corpus = Corpus::new(old, parts)?;
-        let mut survivors = dedup::run(&work, &corpus, execution, progress)?;
-        let cuts = cuts::run(&work, &corpus, &mut survivors, execution, progress)?;
-        Ok::<_, Error>((corpus, survivors, cuts))
-    };
-    // A large vocabulary takes seconds to build: with a thread to spare, meanwhile.
-    let (tokenizer, (corpus, survivors, cuts)) = if execution.threads <= 1 {
-        (load()?, read_and_dedup()?)
-    } else {
-        std::thread::scope(|scope| {
-            let loading = scope.spawn(load);
-            let done = read_and_dedup();
-            if !loading.is_finished() {
-                progress.start("load", Unit::Steps, 0);
-            }
-            let tokenizer = loading.join().unwrap_or_else(|p| std::panic::resume_unwind(p))?;
-            Ok::<_, Error>((tokenizer, done?))
-        })?
-    };
-    let mut counts = count(&corpus, &survivors);
-    counts.cut_bytes = cuts.bytes(&survivors);
-    if counts.read == 0 && counts.skipped.is_empty() {
-        work.abandon();
-        return Err(Error::NoDocuments { inputs: inputs.join(" ") });
-    }
-    let clustering = survivors.clusters();
-    let outcome =
-        Outcome { corpus: &corpus, survivors: &survivors, clustering: &clustering, cuts: &cuts };
-    let verifier = verifier(&work, vocabulary, execution);
-    let pieces = vocabulary.filter(|_| execution.stats && tokenizer.is_some());
-    let pieces = pieces.map(Pieces::of).transpose()?;
-    let (tokenizer, verifier, pieces) = (tokenizer.as_ref(), verifier.as_ref(), pieces.as_ref());
-    let encoder = Encoder { tokenizer, verifier, pieces };
-    let written = write::run(&work, &outcome, &encoder, execution, progress)?;
-    let mut stats = pieces.map(|_| Stats::default());
-    let mut shards = Vec::new();
-    for done in written {
-        if let (Some(stats), Some(of_shard)) = (&mut stats, &done.stats) {
-            stats.add(of_shard);
-        }
-        shards.push(done.entry);
+        let mut survivors = dedup::run(work, &corpus, execution, progress)?;
+        let cuts = cuts::run(work, &corpus, &mut survivors, execution, progress)?;
+        let clustering = survivors.clusters();
+        Ok(Found { corpus, survivors, clustering, cuts })
     }
 
-    progress.start("finish", Unit::Steps, 0);
-    let made = Made {
-        shards,
-        removed: removed::run(&work, &outcome)?,
-        large_clusters: removed::large_clusters(&outcome)?,
-        counts,
-    };
-    if let Some(directory) = &work.plan.options.write_index {
-        dedup_index::write(&work, &corpus, &survivors, directory)?;
+    /// Writes the shards that are left, and then everything that makes them a dataset.
+    pub(crate) fn finish(
+        &self,
+        work: Work,
+        found: &Found,
+        tokenizer: Option<&Tokenizer>,
+        vocabulary: Option<&Vocabulary>,
+        execution: &Execution,
+        progress: &Progress,
+    ) -> Result<Finished> {
+        let outcome = found.outcome();
+        let mut counts = count(outcome.corpus, outcome.survivors);
+        counts.cut_bytes = outcome.cuts.bytes(outcome.survivors);
+        if counts.read == 0 && counts.skipped.is_empty() {
+            let inputs = work.plan.inputs.join(" ");
+            work.abandon();
+            return Err(Error::NoDocuments { inputs });
+        }
+        let equipment = Equipment::new(&work, tokenizer, vocabulary, execution)?;
+        let all = Share::default();
+        let written = write::run(&work, &outcome, &equipment.encoder(), all, execution, progress)?;
+        let mut stats = equipment.pieces.as_ref().map(|_| Stats::default());
+        let mut shards = Vec::new();
+        for done in written {
+            if let (Some(stats), Some(of_shard)) = (&mut stats, &done.stats) {
+                stats.add(of_shard);
+            }
+            shards.push(done.entry);
+        }
+
+        progress.start("finish", Unit::Steps, 0);
+        let made = Made {
+            shards,
+            removed: removed::run(&work, &outcome)?,
+            large_clusters: removed::large_clusters(&outcome)?,
+            counts,
+        };
+        if let Some(directory) = &work.plan.options.write_index {
+            dedup_index::write(&work, outcome.corpus, outcome.survivors, directory)?;
+        }
+        let manifest = publish(&work, made, tokenizer, vocabulary)?;
+        let resumed = work.resumed;
+        work.finish();
+        let mut notes: Vec<String> =
+            tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
+        notes.extend(self.evals.iter().filter_map(|evals| evals.note()));
+        notes.extend(equipment.verifier.as_ref().map(Verifier::note));
+        Ok(Finished { manifest, already: false, resumed, notes, stats })
     }
-    let manifest = publish(&work, made, tokenizer, vocabulary)?;
-    work.finish();
-    let mut notes: Vec<String> =
-        tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
-    notes.extend(evals.and_then(|evals| evals.note()));
-    notes.extend(verifier.map(Verifier::note));
-    Ok(Finished { manifest, already: false, resumed, notes, stats })
+}
+
+impl Finished {
+    pub(crate) fn already(manifest: Manifest) -> Self {
+        Self { manifest, already: true, resumed: false, notes: Vec::new(), stats: None }
+    }
+}
+
+/// What encodes, proves and counts.
+pub(crate) struct Equipment<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    verifier: Option<Verifier>,
+    pieces: Option<Pieces>,
+}
+
+impl<'a> Equipment<'a> {
+    pub(crate) fn new(
+        work: &Work,
+        tokenizer: Option<&'a Tokenizer>,
+        vocabulary: Option<&Vocabulary>,
+        execution: &Execution,
+    ) -> Result<Self> {
+        let options = work.plan.options.steps.tokenize.as_ref();
+        let share = Some(execution.verify_tokens).filter(|&share| share > 0.0);
+        let verifier = match (vocabulary, options, share) {
+            (Some(vocabulary), Some(options), Some(share)) => {
+                Some(Verifier::new(vocabulary, options, share))
+            }
+            _ => None,
+        };
+        let pieces = vocabulary.filter(|_| execution.stats && tokenizer.is_some());
+        let pieces = pieces.map(Pieces::of).transpose()?;
+        Ok(Self { tokenizer, verifier, pieces })
+    }
+
+    pub(crate) fn encoder(&self) -> Encoder<'_> {
+        let (verifier, pieces) = (self.verifier.as_ref(), self.pieces.as_ref());
+        Encoder { tokenizer: self.tokenizer, verifier, pieces }
+    }
 }
 
 /// All parts of the spool are open at once: take as many descriptors as the system gives.
-fn allow_many_files() {
+pub(crate) fn allow_many_files() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Without it, the error of a run with thousands of parts says what to do.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option<Tokenizer>> {
+pub(crate) fn load_tokenizer(
+    work: &Work,
+    vocabulary: Option<&Vocabulary>,
+) -> Result<Option<Tokenizer>> {
     let options = work.plan.options.steps.tokenize.as_ref();
     Ok(match (options, vocabulary) {
         (Some(options), Some(vocabulary)) => Some(Tokenizer::load(vocabulary, options)?),
         _ => None,
     })
-}
-
-fn verifier(
-    work: &Work,
-    vocabulary: Option<&Vocabulary>,
-    execution: &Execution,
-) -> Option<Verifier> {
-    let options = work.plan.options.steps.tokenize.as_ref()?;
-    let share = Some(execution.verify_tokens).filter(|&share| share > 0.0)?;
-    Some(Verifier::new(vocabulary?, options, share))
 }
 
 fn count(corpus: &Corpus, survivors: &Survivors) -> Counts {

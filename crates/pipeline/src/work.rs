@@ -5,6 +5,7 @@
 //! plan.json      what was asked; a run resumes only for the same
 //! spool/         parts, or under --tmp-dir
 //! read.json      the read stage is complete: parts of each source
+//! read-K-of-N.json   a task has read its share: parts of its sources
 //! dedup.bin      the dedup stage is complete: survivor of each document
 //! cuts.bin       the cuts are found: ranges of bytes, by document
 //! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes, statistics and
@@ -128,6 +129,69 @@ impl Work {
             }
         }
         Ok(Start::Unfinished(Box::new(work)))
+    }
+
+    /// Joins a run that other machines may be at, or begins one.
+    ///
+    /// # Errors
+    /// If `out` holds anything but nothing, or a run of the same plan and program.
+    pub(crate) fn join(out: &Path, plan: Plan) -> Result<Start> {
+        if let Some(finished) = finished(out, &plan)? {
+            return Ok(finished);
+        }
+        let directory = out.join(WORK);
+        if !directory.exists() {
+            refuse_foreign(out)?;
+        }
+        create_dir(&directory)?;
+        let lock = Lock::share(&directory.join("lock"))?;
+        let plan_file = directory.join("plan.json");
+        let spool = std::path::absolute(&directory)
+            .map_err(|e| forebay_store::Error::io("resolve", &directory, e))?
+            .join("spool");
+        let mine = Plan { spool, ..plan };
+        let other = |differs| Error::OtherRun { out: out.to_path_buf(), differs };
+        let plan = match read_plan(&plan_file) {
+            Some(None) => return Err(other("forebay version")),
+            Some(Some(recorded)) => {
+                // All must agree on everything, whatever is done already.
+                if let Some(differs) = mine.difference(&recorded, true) {
+                    return Err(other(differs));
+                }
+                if mine.spool != recorded.spool {
+                    return Err(other("directory for scratch files"));
+                }
+                recorded
+            }
+            None => {
+                publish_bytes(&plan_file, &serde_json::to_vec_pretty(&mine).unwrap_or_default())?;
+                mine
+            }
+        };
+        create_dir(&plan.spool)?;
+        let out = out.to_path_buf();
+        let work = Self { out, made_out: false, directory, plan, resumed: true, _lock: lock };
+        Ok(Start::Unfinished(Box::new(work)))
+    }
+
+    /// Duplicates and repeated text are found.
+    pub(crate) fn is_found(&self) -> bool {
+        let cuts = !self.plan.options.steps.cuts.is_empty();
+        self.path("dedup.bin").exists() && (!cuts || self.path("cuts.bin").exists())
+    }
+
+    /// What the tasks that read inputs have left.
+    pub(crate) fn shares_read(&self) -> Result<Vec<PathBuf>> {
+        let wrap = |e| forebay_store::Error::io("list", &self.directory, e);
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(wrap)? {
+            let path = entry.map_err(wrap)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("read-") && name.ends_with(".json") {
+                found.push(path);
+            }
+        }
+        Ok(found)
     }
 
     /// Throws away all that is done, to start over under the same plan.

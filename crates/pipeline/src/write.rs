@@ -19,6 +19,7 @@ use crate::progress::{Progress, Unit};
 use crate::spool::Row;
 use crate::stats::Stats;
 use crate::survivors::Fate;
+use crate::task::Share;
 use crate::work::{Done, Work};
 use crate::{Error, Result};
 
@@ -41,13 +42,14 @@ pub(crate) struct Encoder<'a> {
     pub(crate) pieces: Option<&'a Pieces>,
 }
 
-/// Writes the shards that are not complete yet; returns all of them.
+/// Writes the shards of a share that are not complete yet; returns all that are complete.
 ///
 /// With `pieces` it counts what it writes. A shard of a run that did not count is written again.
 pub(crate) fn run(
     work: &Work,
     outcome: &Outcome<'_>,
     encoder: &Encoder<'_>,
+    share: Share,
     execution: &Execution,
     progress: &Progress,
 ) -> Result<Vec<Done>> {
@@ -68,7 +70,8 @@ pub(crate) fn run(
         .map(|number| work.shard(number).map(|(done, _)| done).filter(complete))
         .collect();
 
-    let todo: Vec<&Item> = items.iter().filter(|item| done[item.shard].is_none()).collect();
+    let is_left = |item: &&Item| share.holds(item.shard) && done[item.shard].is_none();
+    let todo: Vec<&Item> = items.iter().filter(is_left).collect();
     progress.start("write", Unit::Bytes, todo.iter().map(|item| item.text_bytes).sum());
     let columns = Columns {
         tokens: encoder.tokenizer.is_some(),

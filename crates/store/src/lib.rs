@@ -20,4 +20,4 @@ pub use error::{Error, Result};
 pub use file::File;
 pub use lock::Lock;
 pub use map::Map;
-pub use publish::{NewFile, create_dir, publish_bytes, sync_dir, temporaries};
+pub use publish::{NewFile, create_dir, publish_bytes, sync, sync_dir, temporaries};

@@ -1,13 +1,20 @@
 //! A file is published whole or not at all: temporary name, fsync, rename, fsync of the directory.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
 /// Temporary names end so; whoever finds one after a crash may delete it.
 const SUFFIX: &str = ".tmp";
+
+/// What tells temporary names apart: two machines may be writing the same file at once.
+static UNIQUE: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A file being written under a temporary name. Dropped unpublished, it is deleted.
 #[derive(Debug)]
@@ -19,13 +26,14 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Starts `target.tmp`, replacing a left-over of an earlier crash.
+    /// Starts a file beside `target`, under a name that nobody else has.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory is missing or not writable.
     pub fn create(target: &Path) -> Result<Self> {
         let mut temporary = target.as_os_str().to_owned();
-        temporary.push(SUFFIX);
+        let number = UNIQUE.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        temporary.push(format!(".{number:016x}{SUFFIX}"));
         let temporary = PathBuf::from(temporary);
         let file = fs::OpenOptions::new()
             .read(true)
@@ -136,6 +144,15 @@ pub fn publish_bytes(target: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = NewFile::create(target)?;
     file.append(bytes)?;
     file.publish()
+}
+
+/// Makes the bytes of a file durable.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be opened or synced.
+pub fn sync(path: &Path) -> Result<()> {
+    let file = fs::File::open(path).map_err(|e| Error::io("open", path, e))?;
+    file.sync_all().map_err(|e| Error::io("sync", path, e))
 }
 
 /// Makes renames and creations in `directory` durable.
