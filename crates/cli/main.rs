@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "nothing of a binary is reachable")]
 
 mod args;
+mod bench;
 mod cluster;
 mod compat;
 mod dedup;
@@ -54,6 +55,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Load(load::Load),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Inspect(verb) => verb.run(&global, &mut report),
         Verb::Verify(verb) => verb.run(&global, &mut report),
         Verb::Load(verb) => verb.run(&global, &mut report),
+        Verb::Bench(verb) => verb.run(&global, &mut report),
     };
     match done {
         Ok(()) => report.finish(),
