@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "nothing of a binary is reachable")]
 
 mod args;
+mod bench;
 mod cluster;
 mod compat;
 mod dedup;
@@ -59,6 +60,7 @@ enum Verb {
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
     Load(load::Load),
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Verb::Inspect(verb) => verb.run(&global, &mut report),
         Verb::Verify(verb) => verb.run(&global, &mut report),
         Verb::Load(verb) => verb.run(&global, &mut report),
+        Verb::Bench(verb) => verb.run(&global, &mut report),
     };
     match done {
         Ok(()) => report.finish(),

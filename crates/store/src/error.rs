@@ -15,6 +15,30 @@ pub enum Error {
     /// A read passed the end of the object.
     #[error("{path} ends at byte {size}, wanted {wanted} bytes from byte {offset}")]
     PastEnd { path: PathBuf, size: u64, offset: u64, wanted: u64 },
+    /// A transfer through a queue failed, also when tried again. `action` is "read" or "write".
+    #[error("cannot {action} {object} at byte {offset}, {}", attempts_made(*.attempts))]
+    Transfer { action: &'static str, object: String, offset: u64, attempts: u32, source: io::Error },
+    /// A direct transfer that the device cannot do.
+    #[error(
+        "direct I/O on {path} wants offset and length in multiples of {expected}, found {length} \
+         bytes from byte {offset}"
+    )]
+    Misaligned { path: PathBuf, offset: u64, length: usize, expected: u64 },
+    /// The file system has no direct I/O.
+    #[error("{path} lies on a file system without direct I/O")]
+    NotDirect { path: PathBuf },
+    /// Transfers did not end in time; they are still in flight.
+    #[error("{in_flight} transfers are still in flight at the deadline")]
+    Deadline { in_flight: usize },
+    /// The kernel refused a whole queue. `action` is a verb: "submit".
+    #[error("cannot {action} transfers")]
+    Queue { action: &'static str, source: io::Error },
+    /// The back end asked for by name does not work here.
+    #[error("the engine `{engine}` does not work here")]
+    Engine { engine: &'static str, source: io::Error },
+    /// The kernel gave no memory for buffers.
+    #[error("cannot get {bytes} bytes of memory for buffers")]
+    Memory { bytes: usize, source: io::Error },
     /// Another process holds the directory.
     #[error("{path} is in use by another run")]
     Locked { path: PathBuf },
@@ -25,6 +49,13 @@ const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
 
 fn place(offset: &Option<u64>) -> String {
     offset.map_or_else(String::new, |offset| format!(" at byte {offset}"))
+}
+
+fn attempts_made(attempts: u32) -> String {
+    match attempts {
+        1 => "first attempt".into(),
+        n => format!("{n} attempts"),
+    }
 }
 
 impl Error {
@@ -39,25 +70,43 @@ impl Error {
             Self::Io { source, .. } if source.raw_os_error() == Some(TOO_MANY_FILES) => {
                 Some("raise the limit on open files: `ulimit -n 1000000`".into())
             }
-            Self::Io { source, path, .. } => match source.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                    Some("free some space, then run the same command again: it resumes".into())
-                }
-                ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-                    Some(format!("check the owner and mode with `ls -ld {}`", path.display()))
-                }
-                ErrorKind::NotFound => {
-                    Some("check the path; a file may have gone meanwhile".into())
-                }
-                ErrorKind::NotADirectory => {
-                    Some("a part of this path is a file; give another directory".into())
-                }
-                _ => None,
-            },
+            Self::Transfer { source, object, .. } => {
+                let path = PathBuf::from(object);
+                hint_of(source, &path)
+            }
+            Self::Io { source, path, .. } => hint_of(source, path),
             Self::PastEnd { .. } => Some(
                 "the file was cut short or changed; copy it again, then `forebay verify`".into(),
             ),
+            Self::Misaligned { expected, .. } => {
+                Some(format!("use multiples of {expected} bytes, or leave direct I/O off"))
+            }
+            Self::NotDirect { .. } => Some("leave direct I/O off, or use another path".into()),
+            Self::Deadline { .. } => {
+                Some("look at the device or server: `dmesg`, then the same command again".into())
+            }
+            Self::Queue { .. } | Self::Engine { .. } => Some(
+                "`forebay fs doctor` says what works here; `--engine threads` always does".into(),
+            ),
+            Self::Memory { .. } => Some("use smaller buffers or fewer of them in flight".into()),
             Self::Locked { .. } => Some("wait for it, or stop it; both may not write here".into()),
         }
+    }
+}
+
+/// What an error of the operating system usually asks for.
+fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Some("free some space, then run the same command again: it resumes".into())
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            Some(format!("check the owner and mode with `ls -ld {}`", path.display()))
+        }
+        ErrorKind::NotFound => Some("check the path; a file may have gone meanwhile".into()),
+        ErrorKind::NotADirectory => {
+            Some("a part of this path is a file; give another directory".into())
+        }
+        _ => None,
     }
 }

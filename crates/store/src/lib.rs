@@ -1,23 +1,38 @@
-//! The storage client: positional reads, memory maps and atomic publishing.
+//! The storage client: queues of transfers, memory maps, atomic publishing.
 //!
 //! ```text
+//! Queue::open ─▶ prepare ─▶ submit ─▶ wait             many in flight, completions in any order
+//!     io_uring, registered ─▶ io_uring ─▶ threads      the first that works here, and which it was
+//! plan(ranges) ─▶ reads                                near ranges together, large ones apart
 //! File::open ─▶ read_at(offset, buf) ─▶ bytes          many threads at once, no shared cursor
 //! Map::open  ─▶ &[u8]                                  files that never change once published
 //! NewFile::create ─▶ write … ─▶ publish()              temporary name → fsync → rename → fsync(dir)
 //! Lock::take ─▶ one run per directory
 //! ```
 //!
-//! Start at [`File`] to read and at [`NewFile`] to write. Nothing here knows documents,
-//! Parquet or tokens.
+//! Start at [`Queue`] for many transfers, at [`File`] for one, and at [`NewFile`] to write. Buffers
+//! come from an [`Arena`]. Nothing here knows documents, Parquet or tokens. `unsafe` is in `memory`
+//! and `queue/uring` alone.
 
+#![deny(unsafe_code)]
+
+#[cfg(test)]
+mod conformance;
 mod error;
 mod file;
 mod lock;
-mod map;
+#[expect(unsafe_code, reason = "maps, and buffers cut out of them")]
+mod memory;
+mod object;
+mod plan;
 mod publish;
+mod queue;
 
 pub use error::{Error, Result};
 pub use file::File;
 pub use lock::Lock;
-pub use map::Map;
+pub use memory::{Arena, BUFFER_ALIGN, Buffer, Map, Pages};
+pub use object::{Access, Alignment, Direct, Object};
+pub use plan::{Costs, Plan, Range, Read, Segment, plan};
 pub use publish::{NewFile, create_dir, publish_bytes, sync, sync_dir, temporaries};
+pub use queue::{Completion, Engine, Faults, Ladder, ObjectId, Op, Options, Queue, Request, Step};
