@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
+mod corrupt;
 mod cuts;
 mod datatrove;
 mod dedup;
@@ -17,6 +18,7 @@ mod load;
 mod megatron;
 mod prep;
 mod resume;
+mod samples;
 mod stats;
 mod support;
 mod tokenize;

@@ -24,6 +24,25 @@ impl Map {
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
         Ok(Self(Some(map)))
     }
+
+    /// Is all of this range in memory now, so that reading it through the map waits for no disk?
+    ///
+    /// Of files that the caller could not write, Linux says nothing but yes: a map then waits for
+    /// the disk like any read, only without an error of its own. Cost: 10 µs a MiB.
+    ///
+    /// # Panics
+    /// If the range passes the end.
+    pub fn is_resident(&self, offset: usize, length: usize) -> bool {
+        let bytes = &self[offset..offset + length];
+        let page = rustix::param::page_size();
+        let start = bytes.as_ptr() as usize & !(page - 1);
+        let length = bytes.as_ptr() as usize + length - start;
+        let mut pages = vec![0_u8; length.div_ceil(page)];
+        // SAFETY: the range starts on a page and lies in the map, which lives as long as `self`;
+        // there is a byte in `pages` for each of its pages, and nothing else is written.
+        let done = unsafe { libc::mincore(start as *mut _, length, pages.as_mut_ptr().cast()) };
+        done == 0 && pages.iter().all(|page| page & 1 == 1)
+    }
 }
 
 impl Deref for Map {
@@ -31,5 +50,19 @@ impl Deref for Map {
 
     fn deref(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_just_written_is_resident() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, vec![7; 20_000]).unwrap();
+        let map = Map::open(&path).unwrap();
+        assert!(map.is_resident(0, 20_000) && map.is_resident(4_095, 2) && map.is_resident(5, 0));
     }
 }
