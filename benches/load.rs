@@ -35,7 +35,7 @@ fn next_batch(bencher: Bencher, seq_len: usize) {
     forebay_pipeline::run("prep", &inputs, &out, &options, vocabulary, &execution, &progress)
         .unwrap();
 
-    let config = Config { seq_len, batch_size: 8, rank: 0, world_size: 1, seed: Some(0) };
+    let config = Config::new(seq_len, 8);
     let mut loader = Loader::open(&out, config).unwrap();
     let mut batch = Batch::default();
     bencher.counter(ItemsCount::new(8 * seq_len)).bench_local(|| {

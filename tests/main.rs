@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
+mod corrupt;
 mod cuts;
 mod datatrove;
 mod dedup;
@@ -18,6 +19,7 @@ mod megatron;
 mod prep;
 mod recipe;
 mod resume;
+mod samples;
 mod stats;
 mod support;
 mod task;

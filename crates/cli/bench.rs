@@ -8,10 +8,11 @@ use forebay_bench::sweep::{Grid, sweep};
 use forebay_bench::{
     Engine, Error, Glance, Latency, Measured, Pattern, Spread, Wish, Workload, fio, metadata, plot,
 };
+use forebay_pipeline::recipe::parse_bytes;
 use serde_json::json;
 
 use crate::args::Global;
-use crate::format::{self, parse_bytes};
+use crate::format;
 use crate::report::{Report, Usage};
 
 /// Measure what storage really gives, and prove by which path

@@ -1,257 +1,397 @@
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
-use forebay_shard::{Dataset, Error as ShardError, TokenFiles, TokenType};
-use forebay_store::File;
+use forebay_shard::Dataset;
 
-use crate::concat::Concat;
-use crate::order::Permutation;
+use crate::assemble::{Assembler, Cost, Place, Scratch, Setup, by_sample};
+use crate::batch::Batch;
+use crate::config::Config;
+use crate::mixture::Mixture;
+use crate::prefetch::Prefetch;
+use crate::source::Source;
+use crate::state::{STATE_VERSION, State};
+use crate::stats::{Stats, StepRecord};
 use crate::{Error, Result};
-
-/// Which batches, in which order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// Tokens of a sample.
-    pub seq_len: usize,
-    /// Samples of a batch of one rank.
-    pub batch_size: usize,
-    /// This rank, below `world_size`.
-    pub rank: usize,
-    /// Ranks.
-    pub world_size: usize,
-    /// Of the order; `None` keeps the order of the dataset.
-    pub seed: Option<u64>,
-}
-
-/// Where a loader is. The whole of it: resuming needs nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// Epoch, from 0.
-    pub epoch: u64,
-    /// Samples of the epoch that all ranks together have taken.
-    pub position: u64,
-    /// blake3 over the dataset's index, in hex: a state fits one dataset.
-    pub dataset: String,
-}
-
-/// One rank's part of a global batch.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// `[batch_size, seq_len]`, row after row.
-    pub input_ids: Vec<u32>,
-    /// Number of each sample.
-    pub samples: Vec<u64>,
-}
 
 /// Iterates the batches of one rank, epoch after epoch.
 #[derive(Debug)]
 pub struct Loader {
-    tokens: TokenFiles,
-    /// Opened when first needed.
-    shards: Vec<Option<File>>,
-    /// Tokens narrower or wider than u32, as they are stored.
-    stored: Vec<u8>,
-    config: Config,
-    order: Option<Permutation>,
-    samples: u64,
+    pub(crate) assembler: Arc<Assembler>,
+    pub(crate) setup: Arc<Setup>,
     state: State,
+    /// Of how many global batches this loader takes one: see [`Loader::set_stride`].
+    stride: u64,
+    prefetch: Prefetch,
+    scratch: Scratch,
+    stats: Stats,
+    /// When the last batch was handed over.
+    handed: Option<Instant>,
 }
 
 impl Loader {
-    /// Opens the dataset at `path`, a directory or a Megatron prefix, at the start of epoch 0.
+    /// Opens the dataset at `path` at the start of epoch 0: a directory, or a dataset of another
+    /// stack that [`forebay_shard::TokenFiles::open`] knows.
     ///
     /// Cost: the manifest is parsed and the index mapped, whatever the size of the dataset; an
-    /// index of Megatron's is read whole.
+    /// index of another stack is read whole, and best-fit plans at the first opening.
     ///
     /// # Errors
     /// If there are no tokens, or fewer samples than one global batch takes.
     pub fn open(path: &Path, config: Config) -> Result<Self> {
-        positive("seq_len", config.seq_len)?;
-        positive("batch_size", config.batch_size)?;
-        positive("world_size", config.world_size)?;
-        if config.rank >= config.world_size {
-            return Err(Error::Config {
-                what: "rank",
-                expected: format!("below world_size {}", config.world_size),
-                found: config.rank.to_string(),
-            });
-        }
-        let tokens = TokenFiles::open(path)?;
-        let token_bytes = tokens.token_type().bytes();
-        let samples = Concat::new(tokens.index(), token_bytes, config.seq_len).samples();
-        let state = State { epoch: 0, position: 0, dataset: tokens.identity().to_owned() };
-        let shards = tokens.files().iter().map(|_| None).collect();
-        let (order, stored) = (None, Vec::new());
-        let mut loader = Self { tokens, shards, stored, config, order, samples, state };
-        if loader.steps() == 0 {
-            return Err(Error::TooSmall {
-                path: path.to_path_buf(),
-                expected: loader.global_batch(),
-                found: samples,
-            });
-        }
-        loader.reorder();
-        Ok(loader)
+        Self::of(&[path], None, config)
     }
 
-    /// The dataset it reads, if it is one of ours with a manifest.
+    /// Opens several datasets, drawn from by weight. A mixture has no end and no epoch of its
+    /// own: each dataset is shuffled again when all of it was drawn.
+    ///
+    /// # Errors
+    /// As [`Loader::open`]; [`Error::Config`] if the weights do not sum to 1 or the datasets
+    /// were made with different tokenizers.
+    pub fn open_mixture(datasets: &[(&Path, f64)], config: Config) -> Result<Self> {
+        let (paths, weights): (Vec<&Path>, Vec<f64>) = datasets.iter().copied().unzip();
+        let mixture = Mixture::new(&weights, config.seed.unwrap_or(0))?;
+        Self::of(&paths, Some(mixture), config)
+    }
+
+    fn of(paths: &[&Path], mixture: Option<Mixture>, config: Config) -> Result<Self> {
+        config.check()?;
+        let sources = (0..).zip(paths).map(|(number, path)| Source::open(path, number, &config));
+        let sources = sources.collect::<Result<Vec<Source>>>()?;
+        same_tokenizer(&sources)?;
+        let wanted = match (&mixture, config.drop_last) {
+            (None, true) => config.global_batch(),
+            _ => 1,
+        };
+        for source in &sources {
+            if source.samples.count() < wanted {
+                let (path, found) = (source.path.clone(), source.samples.count());
+                return Err(Error::TooSmall { path, expected: wanted, found });
+            }
+        }
+        let state = State {
+            version: STATE_VERSION,
+            epoch: 0,
+            position: 0,
+            datasets: sources.iter().map(|s| s.tokens.identity().to_owned()).collect(),
+            seed: config.seed,
+            seq_len: config.seq_len as u64,
+            sampling: config.sampling,
+            window: config.window.map(|shards| shards as u64),
+            phases: mixture.as_ref().map(Mixture::phases).unwrap_or_default(),
+            skips: Vec::new(),
+            replaced: Vec::new(),
+        };
+        let setup = Arc::new(Setup { mixture, ..Setup::default() });
+        Ok(Self {
+            assembler: Arc::new(Assembler { config, sources }),
+            setup,
+            state,
+            stride: 1,
+            prefetch: Prefetch::default(),
+            scratch: Scratch::default(),
+            stats: Stats::default(),
+            handed: None,
+        })
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &Config {
+        &self.assembler.config
+    }
+
+    /// The (first) dataset it reads, if it is one of ours with a manifest.
     pub fn dataset(&self) -> Option<&Dataset> {
-        self.tokens.dataset()
+        self.assembler.sources.first()?.tokens.dataset()
     }
 
-    /// Samples of an epoch, those of an incomplete last batch included.
+    /// Samples of an epoch, those of an incomplete last batch included; of a mixture, of all
+    /// datasets together.
     pub fn samples(&self) -> u64 {
-        self.samples
+        self.assembler.sources.iter().map(|source| source.samples.count()).sum()
     }
 
-    /// Global batches of an epoch; what is left over is dropped.
-    pub fn steps(&self) -> u64 {
-        self.samples / self.global_batch()
+    /// Global batches of an epoch; `None` for a mixture, which has no end.
+    pub fn steps(&self) -> Option<u64> {
+        let global = self.assembler.config.global_batch();
+        match (&self.setup.mixture, self.assembler.config.drop_last) {
+            (Some(_), _) => None,
+            (None, true) => Some(self.samples() / global),
+            (None, false) => Some(self.samples().div_ceil(global)),
+        }
     }
 
-    /// Where it is.
+    /// Where it is: after the last batch that was taken, whatever was made ahead.
     pub fn state(&self) -> &State {
         &self.state
     }
 
-    /// Goes to a state of a loader of the same dataset, whatever its number of ranks.
+    /// Number of the global batch that comes next, counted through all epochs.
+    pub fn step(&self) -> u64 {
+        self.place(self.state.epoch, self.state.position).step
+    }
+
+    /// The epoch of the batch that comes next.
+    pub fn next_epoch(&self) -> u64 {
+        self.place(self.state.epoch, self.state.position).epoch
+    }
+
+    /// What was waited for, and why.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// How often each dataset was gone through so far.
+    pub fn epochs(&self) -> Vec<f64> {
+        let State { epoch, position, .. } = self.state;
+        let sources = &self.assembler.sources;
+        let taken = match &self.setup.mixture {
+            Some(mixture) => mixture.taken(position),
+            None => vec![epoch * sources[0].samples.count() + position],
+        };
+        taken.iter().zip(sources).map(|(&n, s)| n as f64 / s.samples.count() as f64).collect()
+    }
+
+    /// Goes to a state of a loader of the same datasets and order, whatever its number of ranks.
     ///
     /// # Errors
-    /// [`Error::OtherDataset`]; [`Error::Config`] if the position is past the epoch.
+    /// [`Error::OtherDataset`]; [`Error::OtherOrder`]; [`Error::Config`] if the state cannot be.
     pub fn load_state(&mut self, state: &State) -> Result<()> {
-        if state.dataset != self.state.dataset {
-            let (expected, found) = (self.state.dataset.clone(), state.dataset.clone());
+        let mine = &self.state;
+        if state.version > STATE_VERSION {
+            let expected = format!("at most {STATE_VERSION}");
+            return Err(Error::config("version of the state", expected, state.version));
+        }
+        if state.datasets != mine.datasets {
+            let (expected, found) = (mine.datasets.join(", "), state.datasets.join(", "));
             return Err(Error::OtherDataset { expected, found });
         }
-        if state.position > self.samples {
-            return Err(Error::Config {
-                what: "position",
-                expected: format!("at most {} samples", self.samples),
-                found: state.position.to_string(),
-            });
+        let text = |value: Option<u64>| value.map_or("none".into(), |value| value.to_string());
+        let samplings = [mine.sampling, state.sampling].map(|s| s.name().to_owned());
+        for (what, [expected, found]) in [
+            ("seed", [text(mine.seed), text(state.seed)]),
+            ("seq_len", [mine.seq_len, state.seq_len].map(|n| n.to_string())),
+            ("samples", samplings),
+            ("window", [text(mine.window), text(state.window)]),
+        ] {
+            if expected != found {
+                return Err(Error::OtherOrder { what, expected, found });
+            }
+        }
+        let mixture = match &self.setup.mixture {
+            None => None,
+            Some(_) => Some(Mixture::of_phases(&state.phases, mine.seed.unwrap_or(0))?),
+        };
+        if mixture.is_none() && state.position > self.samples() {
+            let expected = format!("at most {} samples", self.samples());
+            return Err(Error::config("position", expected, state.position));
+        }
+        for replaced in &state.replaced {
+            let source = self.assembler.sources.get(replaced.source as usize);
+            if source.is_none_or(|source| replaced.by >= source.samples.count()) {
+                let found = format!("sample {} of {}", replaced.by, replaced.source);
+                return Err(Error::config("replaced", "a sample of the dataset", found));
+            }
         }
         self.state = state.clone();
-        self.reorder();
+        let replaced = by_sample(&state.replaced);
+        self.setup = Arc::new(Setup { mixture, replaced });
+        self.prefetch.clear();
         Ok(())
     }
 
     /// Goes to global batch `step`, counted through all epochs. O(1).
     pub fn seek(&mut self, step: u64) {
-        self.state.epoch = step / self.steps();
-        self.state.position = step % self.steps() * self.global_batch();
-        self.reorder();
+        let (epoch, position) = self.at(step);
+        (self.state.epoch, self.state.position) = (epoch, position);
+    }
+
+    /// Leaves out the global batches of a range of steps whenever they would come: those after
+    /// which the loss went up. Kept in the state, in steps of this size of a global batch.
+    pub fn skip(&mut self, steps: std::ops::Range<u64>) {
+        if !steps.is_empty() {
+            self.state.skips.push((steps.start, steps.end));
+            self.prefetch.clear();
+        }
+    }
+
+    /// Changes the weights of a mixture from global batch `step` on, or from the next block of
+    /// [`crate::BLOCK_DRAWS`] samples after it. Says which sample of the mixture that is.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is no mixture, the weights are none, or `step` is past.
+    pub fn set_weights(&mut self, step: u64, weights: &[f64]) -> Result<u64> {
+        let Some(mut mixture) = self.setup.mixture.clone() else {
+            return Err(Error::config("weights", "a mixture", "one dataset"));
+        };
+        let draw = step.saturating_mul(self.assembler.config.global_batch());
+        if draw < self.state.position {
+            let expected = format!("step {} or later", self.step());
+            return Err(Error::config("step of the change", expected, step));
+        }
+        let from = mixture.push(draw, weights)?;
+        self.state.phases = mixture.phases();
+        let replaced = self.setup.replaced.clone();
+        self.setup = Arc::new(Setup { mixture: Some(mixture), replaced });
+        self.prefetch.clear();
+        Ok(from)
+    }
+
+    /// Takes one of `stride` global batches from now on: the share of one worker of as many,
+    /// which [`Loader::seek`] puts at its first one.
+    pub fn set_stride(&mut self, stride: u64) {
+        self.stride = stride.max(1);
+        self.prefetch.clear();
     }
 
     /// Fills `batch` with the next batch of this rank and moves on; after the last one of an
     /// epoch comes the first of the next.
     ///
+    /// With batches made ahead, `batch` is exchanged and its buffers are filled next.
+    ///
     /// # Errors
-    /// If a shard cannot be read; the loader then stays where it is.
+    /// If a shard cannot be read or is corrupt; the loader then stays where it is.
     pub fn next_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        if self.samples - self.state.position < self.global_batch() {
-            self.state.epoch += 1;
-            self.state.position = 0;
-            self.reorder();
+        let asked = Instant::now();
+        let place = self.place(self.state.epoch, self.state.position);
+        let (cost, slot_wait) = if self.assembler.config.prefetch == 0 {
+            let Self { assembler, setup, scratch, .. } = self;
+            (assembler.fill(setup, place, batch, scratch)?, Default::default())
+        } else {
+            let mut prefetch = std::mem::take(&mut self.prefetch);
+            let next = |place| self.after(place);
+            let taken = prefetch.take(&self.assembler, &self.setup, place, next, batch);
+            self.prefetch = prefetch;
+            taken?
+        };
+        if !batch.replaced.is_empty() {
+            self.remember(batch);
         }
-        let Config { seq_len, batch_size, rank, world_size, .. } = self.config;
-        let token_bytes = self.tokens.token_type().bytes();
-        batch.input_ids.resize(batch_size * seq_len, 0);
-        batch.samples.clear();
-        for (slot, row) in batch.input_ids.chunks_exact_mut(seq_len).enumerate() {
-            let position = self.state.position + (rank + slot * world_size) as u64;
-            let sample = self.order.map_or(position, |order| order.at(position));
-            let concat = Concat::new(self.tokens.index(), token_bytes, seq_len);
-            let shards = &mut self.shards;
-            if self.tokens.token_type() == TokenType::U32 {
-                read_sample(&self.tokens, shards, concat, sample, row)?;
-            } else {
-                widen_sample(&self.tokens, shards, concat, sample, row, &mut self.stored)?;
-            }
-            batch.samples.push(sample);
-        }
-        self.state.position += self.global_batch();
+        let next = self.advance(place, self.stride);
+        (self.state.epoch, self.state.position) = next;
+        let now = Instant::now();
+        let consumer = self.handed.map_or_else(Default::default, |handed| asked - handed);
+        self.handed = Some(now);
+        let Cost { plan, fill, traffic, .. } = cost;
+        let record = StepRecord {
+            step: place.step,
+            wait: now - asked,
+            consumer,
+            plan,
+            storage: traffic.storage,
+            verify: traffic.verify,
+            copy: fill.saturating_sub(traffic.storage),
+            slot_wait,
+            mapped_bytes: traffic.mapped_bytes,
+            read_bytes: traffic.read_bytes,
+        };
+        self.stats.push(record, (batch.batch_size * batch.seq_len) as u64);
         Ok(())
     }
 
-    fn global_batch(&self) -> u64 {
-        (self.config.batch_size * self.config.world_size) as u64
+    /// Samples that were replaced for the first time.
+    fn remember(&mut self, batch: &Batch) {
+        let mut setup = Setup::clone(&self.setup);
+        for replaced in &batch.replaced {
+            if setup.replaced.insert((replaced.source, replaced.sample), replaced.by).is_none() {
+                self.state.replaced.push(*replaced);
+            }
+        }
+        self.setup = Arc::new(setup);
     }
 
-    fn reorder(&mut self) {
-        let order = |seed| Permutation::new(self.samples, seed, self.state.epoch);
-        self.order = self.config.seed.map(order);
+    /// Epoch and position of a step.
+    fn at(&self, step: u64) -> (u64, u64) {
+        let global = self.assembler.config.global_batch();
+        match self.steps() {
+            Some(steps) => (step / steps, step % steps * global),
+            None => (0, step.saturating_mul(global)),
+        }
+    }
+
+    /// The batch that comes from a position on: in the next epoch if this one has none, behind
+    /// what is skipped.
+    pub(crate) fn place(&self, epoch: u64, position: u64) -> Place {
+        let global = self.assembler.config.global_batch();
+        let (mut epoch, mut position) = (epoch, position);
+        loop {
+            let Some(steps) = self.steps() else {
+                let step = position / global;
+                match self.skipped_to(step) {
+                    Some(end) => position = end * global,
+                    None => return Place { step, epoch, position, left: u64::MAX - position },
+                }
+                continue;
+            };
+            let left = self.samples().saturating_sub(position);
+            let wanted = if self.assembler.config.drop_last { global } else { 1 };
+            if left < wanted {
+                (epoch, position) = (epoch + 1, 0);
+                continue;
+            }
+            let step = epoch * steps + position / global;
+            match self.skipped_to(step) {
+                Some(end) => (epoch, position) = self.at(end),
+                None => return Place { step, epoch, position, left },
+            }
+        }
+    }
+
+    fn skipped_to(&self, step: u64) -> Option<u64> {
+        self.state.skips.iter().find(|skip| (skip.0..skip.1).contains(&step)).map(|skip| skip.1)
+    }
+
+    /// Epoch and position after so many batches from `place` on.
+    fn advance(&self, place: Place, stride: u64) -> (u64, u64) {
+        let global = self.assembler.config.global_batch();
+        let mut place = place;
+        for taken in 1.. {
+            let next = (place.epoch, place.position + global.min(place.left));
+            if taken == stride {
+                return next;
+            }
+            place = self.place(next.0, next.1);
+        }
+        (place.epoch, place.position)
+    }
+
+    fn after(&self, place: Place) -> Place {
+        let (epoch, position) = self.advance(place, self.stride);
+        self.place(epoch, position)
     }
 }
 
-/// Reads the tokens of a sample straight into its row.
-fn read_sample(
-    tokens: &TokenFiles,
-    shards: &mut [Option<File>],
-    concat: Concat<'_>,
-    sample: u64,
-    row: &mut [u32],
-) -> Result<()> {
-    let bytes: &mut [u8] = bytemuck::cast_slice_mut(row);
-    let (mut at, mut result) = (0, Ok(()));
-    concat.pieces(sample, |piece| {
-        if result.is_ok() {
-            let end = (at + 4 * piece.tokens as usize).min(bytes.len());
-            result = file(tokens, shards, piece.shard)
-                .and_then(|file| Ok(file.read_at(piece.offset, &mut bytes[at..end])?));
-            at = end;
-        }
-    });
-    result
+/// The batches of a loader, without an end; each is a new one.
+#[derive(Debug)]
+pub struct Batches(Loader);
+
+impl IntoIterator for Loader {
+    type Item = Result<Batch>;
+    type IntoIter = Batches;
+
+    fn into_iter(self) -> Batches {
+        Batches(self)
+    }
 }
 
-/// As [`read_sample`], for tokens that are not stored as u32: through `stored`.
-fn widen_sample(
-    tokens: &TokenFiles,
-    shards: &mut [Option<File>],
-    concat: Concat<'_>,
-    sample: u64,
-    row: &mut [u32],
-    stored: &mut Vec<u8>,
-) -> Result<()> {
-    let kind = tokens.token_type();
-    let (mut at, mut result) = (0, Ok(()));
-    concat.pieces(sample, |piece| {
-        if result.is_ok() {
-            let end = (at + piece.tokens as usize).min(row.len());
-            result = file(tokens, shards, piece.shard).and_then(|file| {
-                stored.resize(kind.bytes() * (end - at), 0);
-                file.read_at(piece.offset, stored)?;
-                let decoded = kind.decode(stored, &mut row[at..end]);
-                decoded.map_err(|(place, found)| {
-                    let byte = piece.offset + (kind.bytes() * place) as u64;
-                    let what = format!("token at byte {byte}");
-                    let expected = format!("an id from 0 to {}", u32::MAX);
-                    ShardError::corrupt(file.path(), what, expected, found).into()
-                })
-            });
-            at = end;
-        }
-    });
-    result
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut batch = Batch::default();
+        Some(self.0.next_batch(&mut batch).map(|()| batch))
+    }
 }
 
-/// Shards are opened when first needed.
-fn file<'a>(tokens: &TokenFiles, shards: &'a mut [Option<File>], number: u32) -> Result<&'a File> {
-    let files = tokens.files();
-    let (Some(path), Some(slot)) = (files.get(number as usize), shards.get_mut(number as usize))
-    else {
-        let what = format!("expected a shard {number}, found {}", files.len());
-        let directory = tokens.dataset().map_or(Path::new(""), Dataset::directory);
-        return Err(ShardError::file(directory, what).into());
+/// Ids of different vocabularies do not mix.
+fn same_tokenizer(sources: &[Source]) -> Result<()> {
+    let tokenizer = |source: &'_ Source| {
+        let entry = source.tokens.dataset().and_then(|d| d.manifest().tokenizer.as_ref());
+        entry.map(|entry| format!("{} ({:.8})", entry.name, entry.blake3))
     };
-    Ok(match slot {
-        Some(file) => file,
-        empty => empty.insert(File::open(path)?),
-    })
-}
-
-fn positive(what: &'static str, value: usize) -> Result<()> {
-    if value > 0 {
-        return Ok(());
+    let known: Vec<String> = sources.iter().filter_map(tokenizer).collect();
+    match known.iter().find(|name| **name != known[0]) {
+        None => Ok(()),
+        Some(other) => Err(Error::config("tokenizer of a mixture", &known[0], other)),
     }
-    Err(Error::Config { what, expected: "at least 1".into(), found: "0".into() })
 }

@@ -52,6 +52,7 @@ mod work;
 mod write;
 
 pub use error::{Error, Result};
+pub use forebay_transform::{dedup::Fuzzy, tokenize};
 pub use plan::{Cuts, EvalOptions, Execution, Form, Options, Scope, Steps};
 pub use progress::{Progress, Snapshot, Unit};
 pub use recipe::{Job, Recipe};

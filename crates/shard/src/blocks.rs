@@ -15,14 +15,16 @@ pub const BLOCK_BYTES: u64 = 1 << 20;
 /// blake3 of a file, and the value of each block.
 pub(crate) fn hash(bytes: &[u8]) -> (Hash, Vec<[u8; 32]>) {
     let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
-    let blocks: Vec<[u8; 32]> =
-        (0..).zip(bytes.chunks(block_bytes)).map(|(at, b)| value(b, at, bytes.len())).collect();
+    let blocks: Vec<[u8; 32]> = (0..)
+        .zip(bytes.chunks(block_bytes))
+        .map(|(at, b)| value(b, at, bytes.len() as u64))
+        .collect();
     (root(&blocks), blocks)
 }
 
 /// The value of block number `at` of a file of `file_bytes`, to be compared with the index's.
-pub fn value(block: &[u8], at: u64, file_bytes: usize) -> [u8; 32] {
-    if file_bytes as u64 <= BLOCK_BYTES {
+pub fn value(block: &[u8], at: u64, file_bytes: u64) -> [u8; 32] {
+    if file_bytes <= BLOCK_BYTES {
         return *blake3::hash(block).as_bytes();
     }
     Hasher::new().set_input_offset(at * BLOCK_BYTES).update(block).finalize_non_root()

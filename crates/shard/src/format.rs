@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use flat::FlatWriter;
 pub(crate) use flat::{Unit, Wrong, check, read};
-pub use token::TokenType;
+pub use token::{Id, TokenType};
 
 use crate::writer::{Columns, Row, Shard, ShardWriter};
 use crate::{Error, Result};

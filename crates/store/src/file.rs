@@ -54,6 +54,34 @@ impl File {
         })
     }
 
+    /// Tells the kernel to start reading a range and does not wait: many of these, then
+    /// [`File::read_at`], keep many requests in flight from one thread.
+    pub fn will_need(&self, offset: u64, length: u64) {
+        let Some(length) = std::num::NonZero::new(length) else { return };
+        // Advice: a file system that takes none only makes the read slower.
+        let _ = rustix::fs::fadvise(&self.file, offset, Some(length), rustix::fs::Advice::WillNeed);
+    }
+
+    /// Does it lie on a file system of this machine? A map of a remote file stalls without a
+    /// limit and dies with the connection; a read returns an error.
+    pub fn is_local(&self) -> bool {
+        // NFS, SMB and CIFS, FUSE (3FS among them), Lustre, GPFS, Ceph, 9P, AFS: statfs(2).
+        const REMOTE: [u64; 10] = [
+            0x6969,
+            0x517b,
+            0xff53_4d42,
+            0xfe53_4d42,
+            0x6573_5546,
+            0x0bd0_0bd0,
+            0x4750_4653,
+            0x00c3_6400,
+            0x0102_1997,
+            0x5346_414f,
+        ];
+        let kind = rustix::fs::fstatfs(&self.file).map(|found| found.f_type as u64 & 0xffff_ffff);
+        kind.is_ok_and(|kind| !REMOTE.contains(&kind))
+    }
+
     /// The bytes of a range, in a new buffer.
     ///
     /// # Errors

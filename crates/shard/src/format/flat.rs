@@ -243,7 +243,7 @@ pub(crate) fn check(
     files: &[&[u8]],
 ) -> std::result::Result<(u64, u64), Wrong> {
     let unit = read(layout, files)?;
-    let mut ids = vec![0; BLOCK_TOKENS];
+    let mut ids = vec![0_u32; BLOCK_TOKENS];
     let width = layout.token_type.bytes();
     let tokens = &files[0][unit.first_byte..];
     for (block, bytes) in tokens.chunks(BLOCK_TOKENS * width).enumerate() {

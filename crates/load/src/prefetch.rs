@@ -1,0 +1,158 @@
+//! Batches made ahead by threads, in slots that are used again and again.
+//!
+//! ```text
+//! loader ── job: place, empty slot ──▶ thread n % threads ── filled slot ──▶ loader ─▶ consumer
+//!    ▲                                                                                    │
+//!    └──────────────────────────── the slot before, by exchange ◀─────────────────────────┘
+//! ```
+//! The loader says what comes, thread by thread in turn, so batches arrive in order and threads
+//! change nothing but the time.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::assemble::{Assembler, Cost, Place, Scratch, Setup, panicked};
+use crate::{Batch, Error, Result};
+
+#[derive(Debug, Default)]
+pub(crate) struct Prefetch {
+    threads: Vec<Thread>,
+    in_flight: VecDeque<Place>,
+    /// Number of the thread whose turn it is, counted on.
+    first: usize,
+    free: Vec<Batch>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    jobs: Sender<Job>,
+    /// Never locked, only so that a loader may be looked at by many threads.
+    done: Mutex<Receiver<Done>>,
+    handle: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Job {
+    place: Place,
+    setup: Arc<Setup>,
+    slot: Batch,
+}
+
+#[derive(Debug)]
+struct Done {
+    slot: Batch,
+    cost: Result<Cost>,
+    /// How long the thread had nothing to do before: no slot was free.
+    idle: Duration,
+}
+
+impl Prefetch {
+    fn start(&mut self, assembler: &Arc<Assembler>) -> Result<()> {
+        for number in 0..assembler.config.threads {
+            let (jobs, todo) = channel::<Job>();
+            let (finished, done) = channel();
+            let assembler = Arc::clone(assembler);
+            let work = move || {
+                let mut scratch = Scratch::default();
+                let mut free = Instant::now();
+                while let Ok(Job { place, setup, mut slot }) = todo.recv() {
+                    let idle = free.elapsed();
+                    let fill = || assembler.fill(&setup, place, &mut slot, &mut scratch);
+                    let cost = catch_unwind(AssertUnwindSafe(fill));
+                    let cost = cost.unwrap_or_else(|payload| Err(panicked(&*payload)));
+                    free = Instant::now();
+                    if finished.send(Done { slot, cost, idle }).is_err() {
+                        return;
+                    }
+                }
+            };
+            let named = std::thread::Builder::new().name(format!("forebay-load-{number}"));
+            let handle = named
+                .spawn(work)
+                .map_err(|source| Error::config("threads", "one more thread", source))?;
+            self.threads.push(Thread { jobs, done: Mutex::new(done), handle });
+        }
+        Ok(())
+    }
+
+    /// Exchanges `batch` for the one at `place`, which is made unless it is on its way.
+    ///
+    /// * `next` — the place after another.
+    ///
+    /// # Errors
+    /// Those of making it; nothing is in flight then.
+    pub(crate) fn take(
+        &mut self,
+        assembler: &Arc<Assembler>,
+        setup: &Arc<Setup>,
+        place: Place,
+        next: impl Fn(Place) -> Place,
+        batch: &mut Batch,
+    ) -> Result<(Cost, Duration)> {
+        if self.threads.is_empty() {
+            self.start(assembler)?;
+        }
+        if self.in_flight.front().is_some_and(|found| *found != place) {
+            self.clear();
+        }
+        let depth = assembler.config.prefetch.max(1);
+        let mut last = self.in_flight.back().copied();
+        // One more than stays ahead: the one that is taken now.
+        while self.in_flight.len() < depth + 1 {
+            let place = last.map_or(place, &next);
+            let turn = (self.first + self.in_flight.len()) % self.threads.len();
+            let slot = self.free.pop().unwrap_or_default();
+            let job = Job { place, setup: Arc::clone(setup), slot };
+            self.threads[turn].jobs.send(job).map_err(|_| gone())?;
+            self.in_flight.push_back(place);
+            last = Some(place);
+        }
+        let Done { slot, cost, idle } = self.wait()?;
+        let cost = match cost {
+            Ok(cost) => cost,
+            Err(error) => {
+                self.free.push(slot);
+                self.clear();
+                return Err(error);
+            }
+        };
+        self.free.push(std::mem::replace(batch, slot));
+        Ok((cost, idle))
+    }
+
+    /// The batch that comes first.
+    fn wait(&mut self) -> Result<Done> {
+        let turn = self.first % self.threads.len();
+        self.in_flight.pop_front();
+        self.first += 1;
+        let done = self.threads[turn].done.get_mut().unwrap_or_else(PoisonError::into_inner);
+        done.recv().map_err(|_| gone())
+    }
+
+    /// Forgets what is on its way.
+    pub(crate) fn clear(&mut self) {
+        while !self.in_flight.is_empty() {
+            if let Ok(done) = self.wait() {
+                self.free.push(done.slot);
+            }
+        }
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        for Thread { jobs, done, handle } in self.threads.drain(..) {
+            drop((jobs, done));
+            // A panic in a batch was caught and told; there is nobody left to tell others to.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::Panicked { what: "it is gone".into() }
+}

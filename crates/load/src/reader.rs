@@ -1,0 +1,229 @@
+//! Byte ranges of shards: the only file of this crate that touches storage.
+//!
+//! The loader hands over all ranges of a batch at once and takes the bytes in any order, so a
+//! queue with many requests in flight fits behind [`Reader::read`] as well as what is there:
+//! a map for what lies in the page cache, positional reads for the rest, announced all together.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use forebay_shard::blocks::{self, BLOCK_BYTES};
+use forebay_shard::{Error as ShardError, TokenFiles};
+use forebay_store::{File, Map};
+
+use crate::{Error, Result};
+
+/// How shards are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Io {
+    /// What is in the page cache through a map if the file system is local, the rest by reads.
+    #[default]
+    Auto,
+    /// Positional reads alone: nothing of the dataset counts as memory of the process.
+    Read,
+}
+
+/// Bytes of one shard.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Range {
+    pub(crate) shard: u32,
+    pub(crate) offset: u64,
+    pub(crate) bytes: usize,
+}
+
+/// What reading took and did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    /// In reads that the storage answers; copies out of the page cache are not counted here.
+    pub(crate) storage: Duration,
+    pub(crate) verify: Duration,
+    pub(crate) mapped_bytes: u64,
+    pub(crate) read_bytes: u64,
+}
+
+/// The shards of one dataset; threads share it.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    /// Opened when first needed.
+    shards: Vec<OnceLock<Shard>>,
+    io: Io,
+}
+
+#[derive(Debug)]
+struct Shard {
+    file: File,
+    map: Option<Map>,
+    /// Of each block, what is known: [`RESIDENT`], [`SOUND`].
+    blocks: Vec<AtomicU8>,
+}
+
+const RESIDENT: u8 = 1;
+const SOUND: u8 = 2;
+/// Distance at which the processor stops to fetch ahead by itself.
+const PAGE_BYTES: usize = 4096;
+
+impl Reader {
+    pub(crate) fn new(shards: usize, io: Io) -> Self {
+        Self { shards: (0..shards).map(|_| OnceLock::new()).collect(), io }
+    }
+
+    /// Hands the bytes of every range to `each`, with its number; in any order.
+    ///
+    /// # Errors
+    /// If a shard is missing or is not as long as the manifest says, or the storage fails; those
+    /// of `each`.
+    pub(crate) fn read(
+        &self,
+        tokens: &TokenFiles,
+        ranges: &[Range],
+        scratch: &mut Vec<u8>,
+        traffic: &mut Traffic,
+        mut each: impl FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let mut cold = Vec::new();
+        let mut touched = 0;
+        for (number, range) in ranges.iter().enumerate() {
+            let shard = self.shard(tokens, range.shard)?;
+            match shard.resident(range) {
+                // All pages of the batch are looked up at once, not one after the other.
+                Some(bytes) => touched ^= bytes.iter().step_by(PAGE_BYTES).fold(0, |x, b| x ^ b),
+                None => {
+                    shard.file.will_need(range.offset, range.bytes as u64);
+                    cold.push(number);
+                }
+            }
+        }
+        std::hint::black_box(touched);
+        let mut next_cold = cold.iter().copied().peekable();
+        for (number, range) in ranges.iter().enumerate() {
+            if next_cold.next_if_eq(&number).is_some() {
+                continue;
+            }
+            let shard = self.shard(tokens, range.shard)?;
+            if let Some(map) = &shard.map {
+                traffic.mapped_bytes += range.bytes as u64;
+                let first = range.offset as usize;
+                each(number, &map[first..first + range.bytes])?;
+            }
+        }
+        for number in cold {
+            let range = &ranges[number];
+            let shard = self.shard(tokens, range.shard)?;
+            if scratch.len() < range.bytes {
+                scratch.resize(range.bytes, 0);
+            }
+            let bytes = &mut scratch[..range.bytes];
+            let start = Instant::now();
+            shard.file.read_at(range.offset, bytes)?;
+            traffic.storage += start.elapsed();
+            traffic.read_bytes += range.bytes as u64;
+            each(number, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Hashes the blocks under a range that were not hashed before.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a block that is not as it was written, also when asked again.
+    pub(crate) fn verify(
+        &self,
+        tokens: &TokenFiles,
+        range: &Range,
+        traffic: &mut Traffic,
+    ) -> Result<()> {
+        let shard = self.shard(tokens, range.shard)?;
+        let start = Instant::now();
+        let done = range.blocks().try_for_each(|block| {
+            let state = shard.blocks.get(block).map_or(0, |state| state.load(Ordering::Relaxed));
+            if state & SOUND != 0 {
+                return Ok(());
+            }
+            let expected = tokens.index().blocks(range.shard).get(block);
+            let first = block as u64 * BLOCK_BYTES;
+            let length = BLOCK_BYTES.min(shard.file.size().saturating_sub(first));
+            let bytes = shard.file.read(first, length as usize)?;
+            let found = blocks::value(&bytes, block as u64, shard.file.size());
+            let sound = expected == Some(&found);
+            if sound {
+                if let Some(state) = shard.blocks.get(block) {
+                    state.fetch_or(SOUND, Ordering::Relaxed);
+                }
+                return Ok(());
+            }
+            let hex = |hash: &[u8; 32]| blake3::Hash::from(*hash).to_hex()[..16].to_owned();
+            Err(Error::Corrupt {
+                path: shard.file.path().to_path_buf(),
+                first,
+                end: first + length,
+                expected: expected.map_or("nothing".into(), hex),
+                found: hex(&found),
+            })
+        });
+        traffic.verify += start.elapsed();
+        done
+    }
+
+    fn shard(&self, tokens: &TokenFiles, number: u32) -> Result<&Shard> {
+        let Some(slot) = self.shards.get(number as usize) else {
+            let what = format!("expected a shard {number}, found {}", self.shards.len());
+            return Err(ShardError::file(Path::new("documents.idx"), what).into());
+        };
+        if let Some(shard) = slot.get() {
+            return Ok(shard);
+        }
+        let shard = self.open(tokens, number)?;
+        Ok(slot.get_or_init(|| shard))
+    }
+
+    fn open(&self, tokens: &TokenFiles, number: u32) -> Result<Shard> {
+        let path: &PathBuf = &tokens.files()[number as usize];
+        let file = File::open(path)?;
+        // A shard that was cut short or taken from another dataset is told by its size, at no
+        // cost; one that was changed in place only by its hash.
+        let entry = tokens.dataset().map(|d| &d.manifest().shards[number as usize]);
+        if let Some(entry) = entry.filter(|entry| entry.bytes != file.size()) {
+            let (expected, found) = (format!("{} B", entry.bytes), format!("{} B", file.size()));
+            return Err(ShardError::corrupt(path, "size", expected, found).into());
+        }
+        let map = match self.io {
+            Io::Auto if file.is_local() => Some(Map::open(path)?),
+            Io::Auto | Io::Read => None,
+        };
+        let blocks = file.size().div_ceil(BLOCK_BYTES);
+        let blocks = (0..blocks).map(|_| AtomicU8::new(0)).collect();
+        Ok(Shard { file, map, blocks })
+    }
+}
+
+impl Range {
+    fn blocks(&self) -> std::ops::Range<usize> {
+        let end = self.offset + self.bytes as u64;
+        (self.offset / BLOCK_BYTES) as usize..end.div_ceil(BLOCK_BYTES) as usize
+    }
+}
+
+impl Shard {
+    /// The bytes of a range whose blocks lie in the page cache.
+    ///
+    /// What was there once is taken to be there: if it went meanwhile, the map reads it again.
+    fn resident(&self, range: &Range) -> Option<&[u8]> {
+        let map = self.map.as_ref()?;
+        let first = usize::try_from(range.offset).ok()?;
+        let bytes = map.get(first..first.checked_add(range.bytes)?)?;
+        for block in range.blocks() {
+            let state = self.blocks.get(block)?;
+            if state.load(Ordering::Relaxed) & RESIDENT == 0 {
+                let first = block * BLOCK_BYTES as usize;
+                let length = (BLOCK_BYTES as usize).min(map.len() - first);
+                if !map.is_resident(first, length) {
+                    return None;
+                }
+                state.fetch_or(RESIDENT, Ordering::Relaxed);
+            }
+        }
+        Some(bytes)
+    }
+}

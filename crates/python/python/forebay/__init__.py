@@ -1,0 +1,308 @@
+"""Training batches from token datasets: exact, elastic, instant.
+
+    >>> loader = forebay.Loader("corpus", seq_len=2048, batch_size=8)
+    >>> for batch in loader:
+    ...     loss = model(batch["input_ids"])
+
+A global batch is the same for every number of ranks, workers and threads; `state_dict()` is a few
+integers and fits any number of ranks. `forebay.torch` is for `torch.utils.data.DataLoader`.
+"""
+
+from __future__ import annotations
+
+import json as _json
+import os as _os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from . import errors
+from ._core import Documents
+from ._core import Loader as _Core
+from ._core import __version__
+from ._core import prep as _prep
+from .errors import Error
+
+__all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "prep"]
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch.from_dlpack
+
+
+def _numpy() -> Any:
+    import numpy
+
+    return numpy.asarray
+
+
+def _torch_or_numpy() -> Any:
+    try:
+        return _torch()
+    except ImportError:
+        return _numpy()
+
+
+_OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": lambda: lambda tensor: tensor}
+
+
+class Loader:
+    """Batches of one rank, an epoch a `for` loop.
+
+    Each batch is a dict: `input_ids` `[batch_size, seq_len]`, the columns that were asked for,
+    `samples` `[batch_size]`, and the numbers `step` and `epoch`. Tensors share the memory of the
+    loader without a copy, and it is theirs until the last of them is gone.
+
+    Args:
+        path: Directory of a dataset, or a Megatron prefix; or a dict of such paths to weights,
+            which sum to 1 and hold exactly over every 4,096 samples.
+        seq_len: Tokens of a sample.
+        batch_size: Samples of a batch of one rank; the global batch is `batch_size * world_size`.
+        rank, world_size: This rank takes its slots of every global batch.
+        seed: Of the order; `None` keeps the order of the dataset.
+        window: Shuffle so many shards at a time instead of all samples.
+        samples: `"concat"`: documents end to end, cut; `"documents"`: one a row;
+            `"best-fit"`: packed, none torn that fits.
+        columns: Of `labels`, `position_ids`, `cu_seqlens` (and the number `max_seqlen`),
+            `document_ids`, `loss_mask`. Labels are shifted: each is the next token, or -100.
+        dtype: `"int64"`, `"int32"` or `"uint32"`.
+        drop_last: Leave out the last, incomplete batch; else rows of padding complete it.
+        pad_id: Id of padding; the end-of-document token of the dataset by default.
+        prefetch: Batches made ahead by `threads` threads, without the GIL. With 0, each is made
+            when it is asked for.
+        output: `"torch"`, `"numpy"`, `"dlpack"`; `"auto"` is torch if it can be imported.
+        io: `"auto"`: what lies in the page cache through a map; `"read"`: all by reads, so that
+            nothing of the dataset counts as memory of the process.
+        verify: Hash each block of a shard when it is first needed, and compare.
+        on_corrupt: With `verify`: `"fail"`, or `"skip"`: other samples come instead, the same on
+            every rank, and the state says so.
+        plan_dir: Keep the plan of best-fit in this directory for the next time.
+    """
+
+    def __init__(
+        self,
+        path: str | _os.PathLike[str] | Mapping[str | _os.PathLike[str], float],
+        *,
+        seq_len: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int | None = 0,
+        epoch: int = 0,
+        window: int | None = None,
+        samples: str = "concat",
+        columns: Sequence[str] = (),
+        dtype: str = "int64",
+        drop_last: bool = True,
+        pad_id: int | None = None,
+        prefetch: int = 2,
+        threads: int = 1,
+        device: str = "cpu",
+        output: str = "auto",
+        io: str = "auto",
+        verify: bool = False,
+        on_corrupt: str = "fail",
+        plan_dir: str | _os.PathLike[str] | None = None,
+    ):
+        if device != "cpu":
+            raise errors.ConfigError(f"device: expected 'cpu', found {device!r}", "move the batch: `batch['input_ids'].to(device)`")
+        if output not in _OUTPUTS:
+            raise errors.ConfigError(f"output: expected one of {', '.join(_OUTPUTS)}, found {output!r}")
+        mixture = isinstance(path, Mapping)
+        paths, weights = (list(path), [float(w) for w in path.values()]) if mixture else ([path], None)
+        names = ["seq_len", "batch_size", "rank", "world_size", "window", "pad_id", "prefetch", "threads"]
+        values = [seq_len, batch_size, rank, world_size, window, pad_id, prefetch, threads]
+        for name, value in zip(names, values):
+            if value is not None and value < 0:
+                raise errors.ConfigError(f"{name}: expected 0 or more, found {value}")
+        self._core = _Core(
+            paths,
+            weights,
+            seq_len=seq_len,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            seed=seed,
+            window=window,
+            samples=samples,
+            columns=list(columns),
+            dtype=dtype,
+            drop_last=drop_last,
+            pad_id=pad_id,
+            prefetch=prefetch,
+            threads=threads,
+            io=io,
+            verify=verify,
+            on_corrupt=on_corrupt,
+            plan_dir=plan_dir,
+        )
+        self._output = output
+        self._convert = None
+        # The epoch that a `for` loop is in: it ends where the next one begins.
+        self._epoch: int | None = None
+        if epoch:
+            if mixture:
+                raise errors.ConfigError(f"epoch: expected 0 for a mixture, which has none, found {epoch}")
+            self.seek(epoch * (self.steps or 0))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._epoch = self._core.place()[1]
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        if self._epoch is not None and self._core.place()[1] != self._epoch:
+            self._epoch = None
+            raise StopIteration
+        return self.next()
+
+    def next(self) -> dict[str, Any]:
+        """The next batch; after the last one of an epoch comes the first of the next."""
+        if self._convert is None:
+            self._convert = _OUTPUTS[self._output]()
+        batch, convert = self._core.next(), self._convert
+        return {name: convert(value) if hasattr(value, "__dlpack__") else value for name, value in batch.items()}
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        if self.steps is None:
+            raise TypeError("a mixture has no end")
+        return self.steps
+
+    @property
+    def steps(self) -> int | None:
+        """Batches of an epoch; `None` for a mixture, which has no end."""
+        return self._core.steps()
+
+    @property
+    def samples(self) -> int:
+        """Samples of an epoch."""
+        return self._core.samples()
+
+    @property
+    def step(self) -> int:
+        """Number of the global batch that comes next, counted through all epochs."""
+        return self._core.place()[0]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the batch that comes next."""
+        return self._core.place()[1]
+
+    @property
+    def epochs(self) -> list[float]:
+        """How often each dataset was gone through so far."""
+        return self._core.epochs()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is: after the last batch that was taken, whatever was made ahead. JSON-able."""
+        return _json.loads(self._core.state())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to a state of a loader of the same dataset and order, of any number of ranks.
+
+        Raises:
+            StateError: if it is of another dataset, seed, `seq_len`, `samples` or `window`.
+        """
+        self._core.load_state(_json.dumps(dict(state)))
+        self._epoch = None if self._epoch is None else self._core.place()[1]
+
+    def seek(self, step: int) -> None:
+        """Goes to global batch `step`, counted through all epochs. Costs nothing."""
+        self._core.seek(step)
+        self._epoch = None if self._epoch is None else self._core.place()[1]
+
+    def skip(self, start: int, end: int) -> None:
+        """Leaves out global batches `start` to `end - 1` whenever they would come."""
+        self._core.skip(start, end)
+
+    def set_weights(self, step: int, weights: Sequence[float]) -> int:
+        """Changes the weights of a mixture from `step` on, at the next block of 4,096 samples.
+
+        Returns the number of the first sample that the new weights hold for.
+        """
+        return self._core.set_weights(step, list(weights))
+
+    def explain(self) -> list[dict[str, Any]]:
+        """Shard, document and bytes of every row of the batch that comes next."""
+        return self._core.explain()
+
+    def stats(self) -> dict[str, Any]:
+        """Where the time of all steps went; `verdict` says it in one line."""
+        return self._core.stats()
+
+    def prometheus(self) -> str:
+        """The sums of `stats()` in the text format of Prometheus."""
+        return self._core.prometheus()
+
+    @property
+    def io_path(self) -> str:
+        """How bytes came so far: `map` out of the page cache, `read` by system calls."""
+        stats = self._core.stats()
+        parts = {"map": stats["mapped_bytes"], "read": stats["read_bytes"]}
+        whole = sum(parts.values()) or 1
+        return ", ".join(f"{name} {100 * value / whole:.1f} %" for name, value in parts.items())
+
+    def _take_every(self, stride: int) -> None:
+        """One of `stride` global batches from now on: the share of one of as many workers."""
+        self._core.set_stride(stride)
+
+
+def open(path: str | _os.PathLike[str], columns: Sequence[str] | None = None) -> Documents:
+    """The documents of a dataset as Arrow, for `pyarrow.table`, polars, DuckDB, pandas.
+
+    Raises:
+        NotADatasetError: if `path` holds none.
+    """
+    return Documents(path, None if columns is None else list(columns))
+
+
+def prep(
+    inputs: str | _os.PathLike[str] | Sequence[str | _os.PathLike[str]],
+    out: str | _os.PathLike[str],
+    *,
+    tokenizer: str | _os.PathLike[str] = "gpt2",
+    seed: int | None = 0,
+    keep_text: bool = False,
+    dedup: str = "fuzzy",
+    shard_size: int = 256 << 20,
+    threads: int | None = None,
+    memory: int = 4 << 30,
+    tmp_dir: str | _os.PathLike[str] | None = None,
+    fresh: bool = False,
+    text_field: str | None = None,
+) -> dict[str, Any]:
+    """Raw text in, a deduplicated, tokenized, shuffled dataset out: `forebay prep`.
+
+    The same call on an unfinished run resumes it; on a finished one it does nothing. The command
+    line has all other options.
+
+    Args:
+        inputs: Files, globs or directories of JSONL, Parquet or text, also `.gz` and `.zst`.
+        out: Directory of the dataset.
+        tokenizer: A `tokenizer.json`, `.tiktoken` or SentencePiece `.model`, or `"gpt2"`.
+        seed: Of the shuffle; `None` keeps the order of the inputs.
+        keep_text: Store the text beside the tokens.
+        dedup: `"fuzzy"`, `"exact"` or `"none"`.
+        shard_size: Bytes of text that go into a shard, about.
+        threads, memory, tmp_dir: Speed, never bytes.
+        fresh: Throw an unfinished run away.
+        text_field: JSON field or Parquet column that holds the text.
+    """
+    if isinstance(inputs, (str, _os.PathLike)):
+        inputs = [inputs]
+    found = _prep(
+        [_os.fspath(path) for path in inputs],
+        out,
+        tokenizer=_os.fspath(tokenizer),
+        seed=seed,
+        keep_text=keep_text,
+        dedup=dedup,
+        shard_bytes=shard_size,
+        threads=threads or len(_os.sched_getaffinity(0)),
+        memory_bytes=memory,
+        tmp_dir=tmp_dir,
+        fresh=fresh,
+        text_field=text_field,
+    )
+    return _json.loads(found)

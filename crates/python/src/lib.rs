@@ -1,0 +1,28 @@
+//! `forebay._core`: what the Python package needs of the crates, and no more.
+//!
+//! ```text
+//! Loader.next() ─▶ {name: Tensor}   memory of the batch itself, shared by DLPack or array interface
+//! Documents ─▶ __arrow_c_stream__    the rows of a dataset as Arrow, a batch at a time
+//! prep(…) ─▶ JSON                    a run of the pipeline
+//! ```
+//! Errors are exceptions of `forebay.errors`, one a kind. The GIL is free while Rust works.
+
+#![allow(clippy::needless_pass_by_value, reason = "arguments come from Python as values")]
+
+mod documents;
+mod error;
+mod loader;
+mod prep;
+mod tensor;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<loader::Loader>()?;
+    module.add_class::<tensor::Tensor>()?;
+    module.add_class::<documents::Documents>()?;
+    module.add_function(wrap_pyfunction!(prep::prep, module)?)?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
