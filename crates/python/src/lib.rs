@@ -3,7 +3,7 @@
 //! ```text
 //! Loader.next() ─▶ {name: Tensor}   memory of the batch itself, shared by DLPack or array interface
 //! Documents ─▶ __arrow_c_stream__    the rows of a dataset as Arrow, a batch at a time
-//! prep(…) ─▶ JSON                    a run of the pipeline
+//! run(…), perform(…) ─▶ JSON         a recipe, or a task of one
 //! ```
 //! Errors are exceptions of `forebay.errors`, one a kind. The GIL is free while Rust works.
 
@@ -12,7 +12,7 @@
 mod documents;
 mod error;
 mod loader;
-mod prep;
+mod recipe;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -22,7 +22,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<loader::Loader>()?;
     module.add_class::<tensor::Tensor>()?;
     module.add_class::<documents::Documents>()?;
-    module.add_function(wrap_pyfunction!(prep::prep, module)?)?;
+    module.add_function(wrap_pyfunction!(recipe::read_recipe, module)?)?;
+    module.add_function(wrap_pyfunction!(recipe::run, module)?)?;
+    module.add_function(wrap_pyfunction!(recipe::perform, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())
 }

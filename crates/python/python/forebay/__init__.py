@@ -15,14 +15,13 @@ import os as _os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import errors
+from . import _core, errors
 from ._core import Documents
 from ._core import Loader as _Core
 from ._core import __version__
-from ._core import prep as _prep
 from .errors import Error
 
-__all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "prep"]
+__all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "prep", "run"]
 
 
 def _torch() -> Any:
@@ -271,11 +270,13 @@ def prep(
     tmp_dir: str | _os.PathLike[str] | None = None,
     fresh: bool = False,
     text_field: str | None = None,
+    executor: str = "local",
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Raw text in, a deduplicated, tokenized, shuffled dataset out: `forebay prep`.
 
-    The same call on an unfinished run resumes it; on a finished one it does nothing. The command
-    line has all other options.
+    The same call on an unfinished run resumes it; on a finished one it does nothing. A recipe
+    has all other options: see `run`.
 
     Args:
         inputs: Files, globs or directories of JSONL, Parquet or text, also `.gz` and `.zst`.
@@ -288,21 +289,78 @@ def prep(
         threads, memory, tmp_dir: Speed, never bytes.
         fresh: Throw an unfinished run away.
         text_field: JSON field or Parquet column that holds the text.
+        executor, address: As of `run`.
     """
     if isinstance(inputs, (str, _os.PathLike)):
         inputs = [inputs]
-    found = _prep(
-        [_os.fspath(path) for path in inputs],
-        out,
-        tokenizer=_os.fspath(tokenizer),
-        seed=seed,
-        keep_text=keep_text,
-        dedup=dedup,
-        shard_bytes=shard_size,
-        threads=threads or len(_os.sched_getaffinity(0)),
-        memory_bytes=memory,
-        tmp_dir=tmp_dir,
-        fresh=fresh,
-        text_field=text_field,
-    )
-    return _json.loads(found)
+    if dedup not in ("fuzzy", "exact", "none"):
+        raise errors.ConfigError(f"dedup: expected fuzzy, exact or none, found {dedup!r}")
+    recipe: dict[str, Any] = {
+        "input": {"paths": [_os.fspath(path) for path in inputs]},
+        "tokenize": {"tokenizer": _os.fspath(tokenizer)},
+        "output": {"path": _os.fspath(out), "keep_text": keep_text, "shard_size": shard_size},
+        "execution": {"memory": memory},
+    }
+    if text_field is not None:
+        recipe["input"]["text_field"] = text_field
+    if dedup != "none":
+        recipe["dedup"] = {"fuzzy": dedup == "fuzzy"}
+    if seed is not None:
+        recipe["shuffle"] = {"seed": seed}
+    if threads is not None:
+        recipe["execution"]["threads"] = threads
+    if tmp_dir is not None:
+        recipe["execution"]["tmp_dir"] = _os.fspath(tmp_dir)
+    return run(recipe, executor=executor, address=address, fresh=fresh)
+
+
+def run(
+    recipe: str | _os.PathLike[str] | Mapping[str, Any],
+    *,
+    set: Mapping[str, Any] | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    tasks: int | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Runs a recipe: `forebay run`. Called again, it goes on where it stopped.
+
+    Args:
+        recipe: A TOML file, whose paths are relative to it; or its tables as a dict, whose paths are
+            relative to the current directory. `forebay recipe init` writes one with every key.
+        set: Stands for what the file says, such as `{"dedup.threshold": 0.9}`.
+        executor: `"local"`: threads of this process. `"ray"`: tasks on a Ray cluster whose nodes all
+            see inputs and output; `pip install forebay[ray]`.
+        address, tasks: Of the Ray cluster; shares of a stage.
+        fresh: Throw an unfinished run away. Only of `"local"`.
+
+    Raises:
+        ConfigError: for a wrong recipe, with line and key.
+    """
+    if isinstance(recipe, Mapping):
+        if set:
+            raise errors.ConfigError("set: expected nothing beside a dict, which can be changed itself")
+        tables = {"execution": {}, **recipe}
+        for table, key in (("input", "paths"), ("output", "path")):
+            paths = tables.get(table, {}).get(key)
+            if paths and executor != "local":
+                absolute = [_os.path.abspath(path) for path in ([paths] if isinstance(paths, str) else paths)]
+                tables[table] = tables[table] | {key: absolute[0] if isinstance(paths, str) else absolute}
+        text = _json.dumps(tables)
+    else:
+        settings = [f"{key}={value if isinstance(value, str) else _json.dumps(value)}" for key, value in (set or {}).items()]
+        # Tasks run elsewhere: what is relative to this directory would be lost.
+        text = _core.read_recipe(_os.path.abspath(recipe), settings)
+    if executor == "local":
+        return _json.loads(_core.run(text, fresh))
+    if executor != "ray":
+        raise errors.ConfigError(f"executor: expected 'local' or 'ray', found {executor!r}", "`forebay run --executor slurm` writes scripts")
+    if fresh:
+        raise errors.ConfigError("fresh: expected it with executor='local', found 'ray'", "delete the output directory")
+    from . import ray
+
+    if "memory" not in _json.loads(text)["execution"]:
+        tables = _json.loads(text)
+        tables["execution"]["memory"] = 4 << 30
+        text = _json.dumps(tables)
+    return ray.run(text, address=address, tasks=tasks)

@@ -1,4 +1,4 @@
-"""Private: see `forebay.Loader`, `forebay.open` and `forebay.prep`."""
+"""Private: see `forebay.Loader`, `forebay.open`, `forebay.prep` and `forebay.run`."""
 
 from os import PathLike
 from typing import Any
@@ -70,18 +70,6 @@ class Loader:
     def prometheus(self) -> str: ...
     def explain(self) -> list[dict[str, Any]]: ...
 
-def prep(
-    inputs: list[str],
-    out: str | PathLike[str],
-    *,
-    tokenizer: str,
-    seed: int | None,
-    keep_text: bool,
-    dedup: str,
-    shard_bytes: int,
-    threads: int,
-    memory_bytes: int,
-    tmp_dir: str | PathLike[str] | None,
-    fresh: bool,
-    text_field: str | None,
-) -> str: ...
+def read_recipe(path: str | PathLike[str], set: list[str]) -> str: ...
+def run(recipe: str, fresh: bool) -> str: ...
+def perform(recipe: str, stage: str, number: int, of: int) -> str | None: ...

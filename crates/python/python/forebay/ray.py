@@ -1,0 +1,129 @@
+"""A recipe on a Ray cluster: the tasks of `forebay task`, as Ray remote functions.
+
+    >>> forebay.run("recipe.toml", executor="ray", address="auto")
+
+All nodes see inputs and output, and have the same forebay. Only the recipe, names of tasks and counts
+pass through Ray; data goes from the store to the store. A task may run twice, anywhere: it commits by
+rename. So a worker or node that is lost only costs what it had in hand, and a straggler gets a second
+copy, whichever ends first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import _core, errors
+
+# A second copy of a task starts when it has taken so many times the 95th percentile of its stage.
+SLOW = 2.0
+# Below this, in seconds, a second copy costs more than it saves.
+SOON = 2.0
+# How often a task is given to another worker when its own has gone.
+RETRIES = 8
+
+
+def _perform(recipe: str, stage: str, number: int, of: int) -> str | None:
+    """On a worker; the GIL is free meanwhile."""
+    return _core.perform(recipe, stage, number, of)
+
+
+def run(
+    recipe: str,
+    *,
+    address: str | None = None,
+    tasks: int | None = None,
+    runtime_env: dict[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe of JSON, as `_core.read_recipe` gives it.
+
+    Args:
+        address: Of a cluster; one of this machine is started if there is none.
+        tasks: Shares of the stages that have shares; four for each CPU of the cluster by default.
+        runtime_env: Of the workers, as Ray takes it.
+        progress: Is told stage, tasks done and all tasks.
+    """
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address=address, runtime_env=runtime_env, log_to_driver=False, include_dashboard=False)
+    try:
+        machine = json.loads(recipe)["execution"]
+        cpus = machine.get("threads") or 1
+        recipe = json.dumps(json.loads(recipe) | {"execution": machine | {"threads": cpus}})
+        of = tasks or max(4, 4 * int(ray.cluster_resources().get("CPU", 1)) // cpus)
+        resources = {"num_cpus": cpus, "max_retries": RETRIES, "memory": _bytes(machine["memory"])}
+        with contextlib.suppress(KeyError, ValueError):
+            # More than any node has would wait for ever: the limit then is the node's.
+            if resources["memory"] > max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]):
+                del resources["memory"]
+        remote = ray.remote(**resources)(_perform)
+        found = None
+        for stage, shares in (("read", of), ("find", 1), ("write", of), ("finish", 1)):
+            found = _stage(ray, remote, recipe, stage, shares, progress)
+        return json.loads(found[0])
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _stage(ray: Any, remote: Any, recipe: str, stage: str, of: int, progress: Any) -> dict[int, str | None]:
+    """All tasks of a stage, and second copies of those that take long."""
+    begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in range(of)}
+    # Two machines may not search for duplicates at once, nor finish.
+    may_copy = stage in ("read", "write")
+    copied: set[int] = set()
+    done: dict[int, str | None] = {}
+    took: list[float] = []
+    while len(done) < of:
+        ready, _ = ray.wait(list(begun), num_returns=1, timeout=1.0)
+        for task in ready:
+            number, start = begun.pop(task)
+            try:
+                answer = ray.get(task)
+            except ray.exceptions.RayTaskError as error:
+                if number in done or any(other == number for other, _ in begun.values()):
+                    continue
+                raise _cause(error) from None
+            except ray.exceptions.RayError as error:
+                if number in done or any(other == number for other, _ in begun.values()):
+                    continue
+                what = f"{stage} {number}/{of}: lost {RETRIES + 1} workers"
+                raise errors.Error(f"{what}: {error}", "run it again: it goes on where it was") from error
+            if number not in done:
+                done[number] = answer
+                took.append(time.monotonic() - start)
+                if progress:
+                    progress(stage, len(done), of)
+        if may_copy and len(took) > max(2, of // 2):
+            limit = max(SOON, SLOW * statistics.quantiles(took, n=20)[-1])
+            late = {number for number, start in begun.values() if time.monotonic() - start > limit}
+            for number in late - copied - done.keys():
+                copied.add(number)
+                begun[remote.remote(recipe, stage, number, of)] = (number, time.monotonic())
+    for task in begun:
+        # A copy that lost: what it writes is what is there.
+        ray.cancel(task)
+    return done
+
+
+def _cause(error: Any) -> BaseException:
+    """Our own exception, as a worker raised it."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, errors.Error) else error
+
+
+def _bytes(size: str | int) -> int:
+    """`4GiB`, as a recipe writes it."""
+    if isinstance(size, int):
+        return size
+    for unit, shift in (("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)):
+        if size.endswith(unit):
+            return int(size.removesuffix(unit)) << shift
+    return int(size)

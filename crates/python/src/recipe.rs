@@ -1,0 +1,105 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forebay_pipeline::{Finished, Job, Progress, Recipe, Result, Share, Task};
+use pyo3::prelude::*;
+use serde_json::json;
+
+use crate::error;
+
+/// How often Ctrl-C is looked for.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// A recipe, from a TOML file, as JSON with the paths that it means.
+#[pyfunction]
+pub(crate) fn read_recipe(path: PathBuf, set: Vec<String>) -> PyResult<String> {
+    let recipe = Recipe::read(&path, &set).map_err(|e| error::pipeline(&e))?;
+    serde_json::to_string(&recipe).map_err(|e| error::config(&e.to_string()))
+}
+
+/// Runs a recipe of JSON on threads of this process; returns JSON.
+#[pyfunction]
+pub(crate) fn run(py: Python<'_>, recipe: &str, fresh: bool) -> PyResult<String> {
+    let mut job = job(recipe)?;
+    job.execution.fresh = fresh;
+    let finished = watched(py, |progress| job.run(progress))?;
+    Ok(told(&job, &finished))
+}
+
+/// Does one task of a recipe of JSON; returns JSON after the last of them, else nothing.
+#[pyfunction]
+pub(crate) fn perform(
+    py: Python<'_>,
+    recipe: &str,
+    stage: &str,
+    number: usize,
+    of: usize,
+) -> PyResult<Option<String>> {
+    let share = Share { number, of };
+    let task = match stage {
+        _ if number >= of => return Err(error::config("share: expected a number below `of`")),
+        "read" => Task::Read(share),
+        "find" => Task::Find,
+        "write" => Task::Write(share),
+        "finish" => Task::Finish,
+        other => {
+            let message = format!("stage: expected read, find, write or finish, found {other:?}");
+            return Err(error::config(&message));
+        }
+    };
+    let job = job(recipe)?;
+    let finished = watched(py, |progress| job.perform(task, progress))?;
+    Ok(finished.map(|finished| told(&job, &finished)))
+}
+
+fn job(recipe: &str) -> PyResult<Job> {
+    let recipe: Recipe =
+        serde_json::from_str(recipe).map_err(|e| error::config(&format!("recipe: {e}")))?;
+    recipe.job().map_err(|e| error::pipeline(&e))
+}
+
+/// Works on a thread of its own, so that this one can look for signals. Ctrl-C stops it after the
+/// unit in hand.
+fn watched<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce(&Progress) -> Result<T> + Send,
+) -> PyResult<T> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let progress = Progress::new(Arc::clone(&stop));
+    let (done, signal) = py.detach(|| {
+        std::thread::scope(|scope| {
+            let run = scope.spawn(|| work(&progress));
+            let mut signal = None;
+            while !run.is_finished() {
+                std::thread::park_timeout(LOOK);
+                if signal.is_none() {
+                    signal = Python::attach(|py| py.check_signals().err());
+                    stop.store(signal.is_some(), Ordering::Relaxed);
+                }
+            }
+            (run.join(), signal)
+        })
+    });
+    if let Some(signal) = signal {
+        return Err(signal);
+    }
+    let done = done.map_err(|_| error::config("a thread of the run panicked"))?;
+    done.map_err(|e| error::pipeline(&e))
+}
+
+fn told(job: &Job, finished: &Finished) -> String {
+    let manifest = &finished.manifest;
+    json!({
+        "out": job.out,
+        "already": finished.already,
+        "resumed": finished.resumed,
+        "documents": manifest.documents,
+        "tokens": manifest.tokens,
+        "text_bytes": manifest.text_bytes,
+        "counts": manifest.counts,
+        "shards": manifest.shards.len(),
+        "notes": finished.notes,
+    })
+    .to_string()
+}
