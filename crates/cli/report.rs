@@ -94,7 +94,8 @@ impl Report {
     pub fn fail(self, error: &anyhow::Error) -> ExitCode {
         let message = format!("{error:#}");
         let hint = error.chain().find_map(hint);
-        let interrupted = matches!(error.downcast_ref(), Some(RunError::Interrupted));
+        let interrupted = matches!(error.downcast_ref(), Some(RunError::Interrupted))
+            || matches!(error.downcast_ref(), Some(forebay_store::Error::Stopped));
         if self.json {
             let value = json!({ "error": message, "hint": hint });
             let _ = writeln!(std::io::stdout().lock(), "{value}");
