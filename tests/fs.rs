@@ -167,8 +167,7 @@ fn ls_du_and_stat_agree_with_the_file_system() {
         top["entries"].as_array().unwrap().iter().map(|e| e["path"].as_str().unwrap()).collect();
     assert_eq!(names, ["d0", "d1", "d2", "d3", "d4", "d5", "d6", "large"]);
     let used = fs_verb("du", &[&from], &["--json"]).exits(0).json();
-    let expected: u64 =
-        (0..200).map(|n| pseudo_random(n) % 20_000).sum::<u64>() + (11 << 20);
+    let expected: u64 = (0..200).map(|n| pseudo_random(n) % 20_000).sum::<u64>() + (11 << 20);
     assert_eq!((used["files"].as_u64(), used["bytes"].as_u64()), (Some(201), Some(expected)));
     let stat = fs_verb("stat", &[&from.join("large")], &["--layout", "--json"]).exits(0).json();
     assert_eq!(stat["size"], 11 << 20);

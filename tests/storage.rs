@@ -160,7 +160,16 @@ fn a_checkpoint_is_saved_and_restored() {
     let dir = here();
     let path = dir.path().to_str().unwrap();
     let ran = forebay([
-        "bench", "checkpoint", path, "--writers", "2", "--size", "3MiB", "--repeats", "2", "--json",
+        "bench",
+        "checkpoint",
+        path,
+        "--writers",
+        "2",
+        "--size",
+        "3MiB",
+        "--repeats",
+        "2",
+        "--json",
     ]);
     let times = &ran.exits(0).json()["checkpoint"];
     assert!(times["save_seconds"]["median"].as_f64().unwrap() > 0.0, "{times}");
@@ -222,11 +231,10 @@ fn where_memory_may_not_be_pinned_the_ring_works_without() {
         eprintln!("skipped: only root may become nobody");
         return;
     }
-    // Somewhere that nobody may look into.
-    let dir = tempfile::Builder::new()
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777))
-        .tempdir()
-        .unwrap();
+    // The build is out of reach for nobody, so the program goes where it is not.
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(dir.path(), open).unwrap();
     let program = dir.path().join("forebay");
     fs::copy(env!("CARGO_BIN_EXE_forebay"), &program).unwrap();
     let mut command = Command::new(&program);

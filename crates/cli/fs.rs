@@ -1,4 +1,6 @@
 mod copy;
+#[cfg(feature = "s3")]
+mod remote;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -77,6 +79,9 @@ const AT_ONCE: usize = 16;
 impl Fs {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let threads = global.threads.map_or(AT_ONCE, std::num::NonZero::get);
+        if self.paths().iter().any(|path| is_remote(path)) {
+            return self.run_remote(report);
+        }
         match self.verb {
             Verb::Ls { path, recursive } => ls(&path, recursive, threads, report),
             Verb::Stat { path, layout } => stat(&path, layout, report),
@@ -94,6 +99,58 @@ impl Fs {
             }
         }
     }
+}
+
+impl Fs {
+    /// Whatever the verb is about.
+    fn paths(&self) -> Vec<&Path> {
+        match &self.verb {
+            Verb::Ls { path, .. } | Verb::Stat { path, .. } | Verb::Du { path } => vec![path],
+            Verb::Cp(args) | Verb::Sync(args) => vec![&args.from, &args.to],
+            Verb::Cat { paths } | Verb::Rm { paths, .. } | Verb::Doctor { paths } => {
+                paths.iter().map(PathBuf::as_path).collect()
+            }
+        }
+    }
+
+    #[cfg(not(feature = "s3"))]
+    fn run_remote(self, _: &mut Report) -> anyhow::Result<()> {
+        let what = "this build has no object stores: `cargo build --release --features s3` has";
+        Err(Usage(what.into()).into())
+    }
+
+    #[cfg(feature = "s3")]
+    fn run_remote(self, report: &mut Report) -> anyhow::Result<()> {
+        match self.verb {
+            Verb::Ls { path, .. } => remote::ls(&path, report),
+            Verb::Stat { path, .. } => remote::stat(&path, report),
+            Verb::Du { path } => remote::du(&path, report),
+            Verb::Cp(args) if args.checksum => {
+                Err(Usage("--checksum compares files; objects have none to compare".into()).into())
+            }
+            Verb::Cp(args) => remote::cp(&args.from, &args.to, args.verify, report),
+            Verb::Cat { paths } => {
+                report.silent();
+                let mut out = std::io::stdout().lock();
+                paths.iter().try_for_each(|path| match is_remote(path) {
+                    true => remote::cat(path, &mut out),
+                    false => cat(std::slice::from_ref(path)),
+                })
+            }
+            Verb::Rm { paths, recursive } => match paths.as_slice() {
+                [path] => remote::rm(path, recursive, report),
+                _ => Err(Usage("give one s3:// path at a time".into()).into()),
+            },
+            Verb::Sync(_) | Verb::Doctor { .. } => {
+                Err(Usage("sync and doctor work on local paths; use cp for s3://".into()).into())
+            }
+        }
+    }
+}
+
+/// Whether a path is one of an object store.
+fn is_remote(path: &Path) -> bool {
+    path.to_str().is_some_and(|uri| uri.starts_with("s3://"))
 }
 
 fn kind(kind: Kind) -> &'static str {

@@ -20,8 +20,8 @@ import time
 
 CASES = {
     "direct random 4 KiB, depth 32": ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct"],
-    "direct random 4 KiB, depth 32, 4 completions a wait":
-        ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct", "--batch", "4"],
+    "direct random 4 KiB, depth 32, 1 completion a wait":
+        ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct", "--batch", "1"],
     "direct sequential 1 MiB, depth 32": ["sequential", "--block-size", "1MiB", "--queue-depth", "32", "--direct"],
     "page cache, random 4 KiB, depth 32": ["random", "--block-size", "4KiB", "--queue-depth", "32"],
 }

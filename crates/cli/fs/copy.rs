@@ -16,15 +16,15 @@ use crate::report::Report;
 #[derive(Args)]
 pub struct CopyArgs {
     /// What to copy
-    from: PathBuf,
+    pub from: PathBuf,
     /// Where to; a file goes into an existing directory by its name
-    to: PathBuf,
+    pub to: PathBuf,
     /// Read everything back from the disk and compare blake3 hashes
     #[arg(long)]
-    verify: bool,
+    pub verify: bool,
     /// Compare contents, not size and time, to find out what is there already
     #[arg(long)]
-    checksum: bool,
+    pub checksum: bool,
 }
 
 impl CopyArgs {

@@ -29,6 +29,7 @@ mod object;
 mod plan;
 mod publish;
 mod queue;
+pub mod remote;
 
 pub use error::{Error, Result};
 pub use file::File;
