@@ -19,11 +19,14 @@ import subprocess
 import time
 
 CASES = {
-    "direct random 4 KiB, depth 32": ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct"],
     "direct random 4 KiB, depth 32, 1 completion a wait":
         ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct", "--batch", "1"],
-    "direct sequential 1 MiB, depth 32": ["sequential", "--block-size", "1MiB", "--queue-depth", "32", "--direct"],
-    "page cache, random 4 KiB, depth 32": ["random", "--block-size", "4KiB", "--queue-depth", "32"],
+    "direct random 4 KiB, depth 32, 4 completions a wait":
+        ["random", "--block-size", "4KiB", "--queue-depth", "32", "--direct", "--batch", "4"],
+    "direct sequential 1 MiB, depth 32, 1 completion a wait":
+        ["sequential", "--block-size", "1MiB", "--queue-depth", "32", "--direct", "--batch", "1"],
+    "page cache, random 4 KiB, depth 32, 1 completion a wait":
+        ["random", "--block-size", "4KiB", "--queue-depth", "32", "--batch", "1"],
 }
 
 
@@ -215,7 +218,7 @@ def main():
              "--size", f"{arguments.size}GiB", "--once", "--repeats", 1, "--warm-up", 0, "--keep", "--direct"])
         result = {
             "date": time.strftime("%Y-%m-%d"), "pairs": arguments.pairs, "seconds": arguments.seconds,
-            "machine": f"{os.cpu_count()} CPUs, Linux {platform.release()}, {run(['stat', '-f', '-c', '%T', folder]).strip()}",
+            "machine": f"{os.cpu_count()} CPUs, Linux {platform.release()}, {run(['findmnt', '-no', 'FSTYPE', '-T', folder]).strip()}",
             "fio": run(["fio", "--version"]).strip(), "forebay": run([arguments.forebay, "--version"]).split()[-1],
             "load_at_start": os.getloadavg(), "storage": {}, "copies": {},
         }

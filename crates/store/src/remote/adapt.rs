@@ -1,8 +1,8 @@
 //! How many requests to have in flight: as many as still bring more. A pure controller.
 //!
 //! Fixed depths are wrong both ways: too few starve a wide endpoint, too many lengthen every
-//! answer. So it grows while throughput grows, gives back what brought nothing, and halves when
-//! the endpoint says "slow down".
+//! answer. So now and then it tries half as many more, and keeps them if they bring more; or a
+//! third fewer, and keeps that if nothing is lost. When the endpoint says "slow down", it halves.
 
 /// Requests in flight at most, adjusted after each round of answers.
 #[derive(Debug, Clone)]
@@ -10,18 +10,26 @@ pub struct Concurrency {
     limit: usize,
     least: usize,
     most: usize,
-    /// Bytes a second of the last round that set a mark, and the limit it had.
-    best: f64,
-    growing: bool,
-    /// Rounds until a limit that did not pay is tried again.
-    rest: u32,
+    /// What has proved itself, and the bytes a second that it brings.
+    kept: usize,
+    rate: f64,
+    phase: Phase,
+    /// What is tried after the next rest.
+    next: Phase,
 }
 
-/// More throughput than this for more requests counts as growth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    More,
+    Fewer,
+    Rest(u32),
+}
+
+/// A difference in throughput that counts.
 const WORTH: f64 = 1.05;
 
 /// Rounds between two tries.
-const REST: u32 = 8;
+const REST: u32 = 4;
 
 impl Concurrency {
     /// Starts at `start`, stays between `least` and `most`.
@@ -29,7 +37,7 @@ impl Concurrency {
         let least = least.max(1);
         let most = most.max(least);
         let limit = start.clamp(least, most);
-        Self { limit, least, most, best: 0.0, growing: true, rest: 0 }
+        Self { limit, least, most, kept: limit, rate: 0.0, phase: Phase::More, next: Phase::Fewer }
     }
 
     /// Requests that may be in flight now.
@@ -39,30 +47,57 @@ impl Concurrency {
 
     /// A round of answers came in at `bytes_per_second`, with the limit in use.
     pub fn answered(&mut self, bytes_per_second: f64) {
-        if self.growing {
-            if bytes_per_second > self.best * WORTH {
-                self.best = bytes_per_second;
-                self.limit = (self.limit + (self.limit / 2).max(1)).min(self.most);
-            } else {
-                // The last step brought nothing: back to where throughput was the same.
-                self.limit = (self.limit * 2).div_ceil(3).max(self.least);
-                self.growing = false;
-                self.rest = REST;
+        let pays = match self.phase {
+            Phase::More => bytes_per_second > self.rate * WORTH,
+            Phase::Fewer => bytes_per_second * WORTH >= self.rate,
+            Phase::Rest(left) => {
+                // What the endpoint gives may change; an old record must not bind for ever.
+                self.rate = if self.rate > 0.0 {
+                    0.5 * (self.rate + bytes_per_second)
+                } else {
+                    bytes_per_second
+                };
+                match left {
+                    0 => self.try_next(),
+                    _ => self.phase = Phase::Rest(left - 1),
+                }
+                return;
             }
-            return;
+        };
+        if pays {
+            (self.kept, self.rate) = (self.limit, bytes_per_second);
+            self.limit = self.step(self.phase);
         }
-        // What the endpoint gives may change; an old record must not forbid growth for ever.
-        self.best = self.best * 0.9 + bytes_per_second * 0.1;
-        self.rest = self.rest.saturating_sub(1);
-        self.growing = self.rest == 0;
+        if !pays || self.limit == self.kept {
+            self.limit = self.kept;
+            self.next = if self.phase == Phase::More { Phase::Fewer } else { Phase::More };
+            self.phase = Phase::Rest(REST);
+        }
     }
 
     /// The endpoint asked for less (503, 429) or a request timed out.
     pub fn refused(&mut self) {
         self.limit = (self.limit / 2).max(self.least);
-        self.best = 0.0;
-        self.growing = false;
-        self.rest = REST;
+        (self.kept, self.rate) = (self.limit, 0.0);
+        (self.phase, self.next) = (Phase::Rest(REST), Phase::More);
+    }
+
+    fn try_next(&mut self) {
+        self.phase = self.next;
+        self.limit = self.step(self.phase);
+        if self.limit == self.kept {
+            // Already at that end.
+            self.next = if self.phase == Phase::More { Phase::Fewer } else { Phase::More };
+            self.phase = Phase::Rest(REST);
+        }
+    }
+
+    fn step(&self, phase: Phase) -> usize {
+        match phase {
+            Phase::More => (self.kept + (self.kept / 2).max(1)).min(self.most),
+            Phase::Fewer => (self.kept * 2 / 3).max(self.least),
+            Phase::Rest(_) => self.kept,
+        }
     }
 }
 
@@ -89,9 +124,8 @@ mod tests {
                 let limits = settle(width, start, 400);
                 let late = &limits[200..];
                 let mean = late.iter().sum::<usize>() as f64 / late.len() as f64;
-                let far = start.max(width) as f64 * 2.5;
-                assert!(mean >= 0.6 * width as f64, "width {width} from {start}: {mean}");
-                assert!(mean <= far, "width {width} from {start}: {mean}");
+                let range = 0.7 * width as f64..1.7 * width as f64;
+                assert!(range.contains(&mean), "width {width} from {start}: {mean}");
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
+use futures_util::future::{Either, select};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::{
@@ -298,6 +299,11 @@ impl Inner {
         self.tried("write", key, 0, put).await.map(drop)
     }
 
+    /// The whole name of an object, for messages.
+    pub(super) fn uri(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.bucket)
+    }
+
     /// A ranged read, asked a second time if it is late; the first answer wins.
     async fn hedged(&self, place: &Key, range: &Range<u64>) -> object_store::Result<Bytes> {
         let delay = {
@@ -307,29 +313,31 @@ impl Inner {
         };
         let start = Instant::now();
         let first = self.store.get_range(place, range.clone());
-        tokio::pin!(first);
+        let mut first = std::pin::pin!(first);
         let mut by_second = false;
-        let answer = match delay {
-            None => first.await,
-            Some(delay) => match tokio::time::timeout(delay, &mut first).await {
-                Ok(answer) => answer,
-                Err(_) if !lock(&self.hedge).try_issue() => first.await,
-                Err(_) => {
-                    let second = self.store.get_range(place, range.clone());
-                    tokio::pin!(second);
-                    // The loser is dropped, which closes its connection.
-                    tokio::select! {
-                        answer = &mut first => match answer {
-                            Ok(bytes) => Ok(bytes),
-                            Err(_) => { by_second = true; second.await }
-                        },
-                        answer = &mut second => match answer {
-                            Ok(bytes) => { by_second = true; Ok(bytes) }
-                            Err(_) => first.await,
-                        },
+        let in_time = match delay {
+            None => Some(first.as_mut().await),
+            Some(delay) => tokio::time::timeout(delay, first.as_mut()).await.ok(),
+        };
+        let answer = match in_time {
+            Some(answer) => answer,
+            None if !lock(&self.hedge).try_issue() => first.await,
+            None => {
+                let second = std::pin::pin!(self.store.get_range(place, range.clone()));
+                // The loser is dropped, which closes its connection.
+                match select(first, second).await {
+                    Either::Left((Ok(bytes), _)) => Ok(bytes),
+                    Either::Left((Err(_), second)) => {
+                        by_second = true;
+                        second.await
                     }
+                    Either::Right((Ok(bytes), _)) => {
+                        by_second = true;
+                        Ok(bytes)
+                    }
+                    Either::Right((Err(_), first)) => first.await,
                 }
-            },
+            }
         };
         if answer.is_ok() {
             lock(&self.hedge).answered(start.elapsed(), by_second);
@@ -380,7 +388,7 @@ impl Inner {
                 None => break,
             }
         }
-        let object = format!("s3://{}/{key}", self.bucket);
+        let object = self.uri(key);
         Err(Error::Transfer { action, object, offset, attempts: retry.attempts(), source: last })
     }
 }

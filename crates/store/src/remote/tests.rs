@@ -20,6 +20,8 @@ struct Server {
     child: Child,
     address: String,
     dir: tempfile::TempDir,
+    /// One server at a time: two that start together take ports from each other.
+    _turn: fs::File,
 }
 
 impl Drop for Server {
@@ -42,30 +44,32 @@ fn weed() -> Option<PathBuf> {
     found
 }
 
-fn free_port() -> u16 {
-    // weed takes the port + 10,000 for gRPC too.
+/// Four neighbours that are free, also 10,000 above, where weed listens for gRPC.
+fn free_ports() -> [u16; 4] {
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    // Tests run at once in processes of their own.
+    let mut base = 11_000 + (std::process::id() % 2_000) as u16 * 5;
     loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 50_000 {
-            return port;
+        let ports = [base, base + 1, base + 2, base + 3];
+        if ports.iter().all(|&port| free(port) && free(port + 10_000)) {
+            return ports;
         }
-        let low = port - 20_000;
-        if std::net::TcpListener::bind(("127.0.0.1", low)).is_ok() {
-            return low;
-        }
+        base = if base > 20_000 { 11_000 } else { base + 5 };
     }
 }
 
 impl Server {
     fn start() -> Option<Self> {
         let program = weed()?;
+        let turn = fs::File::create(std::env::temp_dir().join("forebay-weed.lock")).unwrap();
+        turn.lock().unwrap();
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let config = format!(
             r#"{{"identities":[{{"name":"t","credentials":[{{"accessKey":"key","secretKey":"{SECRET}"}}],
                 "actions":["Admin","Read","Write","List","Tagging"]}}]}}"#
         );
         fs::write(dir.path().join("s3.json"), config).unwrap();
-        let ports: [u16; 4] = std::array::from_fn(|_| free_port());
+        let ports = free_ports();
         let child = Command::new(program)
             .arg("server")
             .arg(format!("-dir={}", dir.path().display()))
@@ -80,7 +84,7 @@ impl Server {
             .stderr(fs::File::create(dir.path().join("log")).unwrap())
             .spawn()
             .unwrap();
-        let server = Self { child, address: format!("127.0.0.1:{}", ports[3]), dir };
+        let server = Self { child, address: format!("127.0.0.1:{}", ports[3]), dir, _turn: turn };
         let until = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(&server.address).is_err() {
             if Instant::now() > until {

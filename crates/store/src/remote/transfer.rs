@@ -140,7 +140,7 @@ async fn multipart(
     size: u64,
     part: u64,
 ) -> Result<Vec<blake3::Hash>> {
-    let place = Key::from(key);
+    let (place, uri) = (Key::from(key), inner.uri(key));
     let mut upload: Box<dyn MultipartUpload> =
         inner.tried("write", key, 0, || inner.store.put_multipart(&place)).await?;
     let sent = async {
@@ -151,19 +151,19 @@ async fn multipart(
             hashes.push(blake3::hash(&bytes));
             let offset = range.start;
             let payload = PutPayload::from_bytes(bytes);
-            sending.push(Box::pin(upload.put_part(payload)));
+            sending.push(upload.put_part(payload));
             // Eight parts in memory; an upload that outruns the network fills it otherwise.
             if sending.len() == 8 {
                 for sent in futures_util::future::join_all(sending.drain(..)).await {
-                    sent.map_err(|e| failed(key, offset, &e))?;
+                    sent.map_err(|e| failed(&uri, offset, &e))?;
                 }
             }
         }
         for sent in futures_util::future::join_all(sending).await {
-            sent.map_err(|e| failed(key, size, &e))?;
+            sent.map_err(|e| failed(&uri, size, &e))?;
         }
-        upload.complete().await.map_err(|e| failed(key, size, &e))?;
-        Ok(hashes)
+        upload.complete().await.map_err(|e| failed(&uri, size, &e))?;
+        Ok::<_, Error>(hashes)
     };
     let sent = tokio::time::timeout(inner.settings.deadline.max(deadline_for(size)), sent).await;
     match sent {
@@ -171,7 +171,7 @@ async fn multipart(
         failure => {
             // Parts without an object cost money until someone removes them.
             let _ = upload.abort().await;
-            let late = || failed(key, 0, &std::io::Error::from(std::io::ErrorKind::TimedOut));
+            let late = || failed(&uri, 0, &std::io::Error::from(std::io::ErrorKind::TimedOut));
             failure.unwrap_or_else(|_| Err(late()))
         }
     }
@@ -182,9 +182,9 @@ fn deadline_for(size: u64) -> std::time::Duration {
     std::time::Duration::from_secs(size >> 20)
 }
 
-fn failed(key: &str, offset: u64, error: &(dyn std::error::Error)) -> Error {
+fn failed(uri: &str, offset: u64, error: &dyn std::error::Error) -> Error {
     let source = std::io::Error::other(error.to_string());
-    Error::Transfer { action: "write", object: key.into(), offset, attempts: 1, source }
+    Error::Transfer { action: "write", object: uri.into(), offset, attempts: 1, source }
 }
 
 async fn read_part(disk: &Arc<fs::File>, path: &Path, offset: u64, length: u64) -> Result<Bytes> {
