@@ -6,6 +6,7 @@
 mod dedup;
 mod load;
 mod sketch;
+mod store;
 mod tokenize;
 
 use std::path::{Path, PathBuf};

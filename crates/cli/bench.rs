@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use forebay_bench::checkpoint::{self, Checkpoint};
-use forebay_bench::sweep::{Grid, sweep};
+use forebay_bench::sweep::{Grid, batch, sweep};
 use forebay_bench::{
     Engine, Error, Glance, Latency, Measured, Pattern, Spread, Wish, Workload, fio, metadata, plot,
 };
@@ -69,9 +69,9 @@ struct Storage {
     /// Transfers in flight, of each job
     #[arg(long, default_value = "32", value_delimiter = ',', value_parser = depth, value_name = "N")]
     queue_depth: Vec<usize>,
-    /// Completions to wait for at once
-    #[arg(long, default_value_t = 1, value_parser = depth, value_name = "N")]
-    batch: usize,
+    /// Completions to wait for at once; by default an eighth of the queue depth
+    #[arg(long, value_parser = depth, value_name = "N")]
+    batch: Option<usize>,
     /// Threads, each with a queue of its own
     #[arg(long, default_value_t = 1, value_parser = depth, value_name = "N")]
     jobs: usize,
@@ -166,7 +166,9 @@ impl Storage {
             },
             block_bytes: self.block_size[0],
             queue_depth: self.queue_depth[0],
-            batch: self.batch.min(self.queue_depth[0]),
+            batch: self
+                .batch
+                .map_or_else(|| batch(self.queue_depth[0]), |b| b.min(self.queue_depth[0])),
             jobs: self.jobs,
             direct: self.direct,
             engine: match self.engine {
@@ -204,12 +206,11 @@ impl Storage {
         let wish =
             Wish { bytes: self.size, files: self.files, destroy: self.destroy, keep: self.keep };
         let mut live = Live::new(global);
-        let batch = workload.batch;
         let results = if grid.block_bytes.len() * grid.queue_depths.len() == 1 {
             let watch = |glance: &Glance| live.glance(glance);
             vec![forebay_bench::measure(&self.path, &workload, &wish, self.cold, watch)?]
         } else {
-            if batch > 1 {
+            if self.batch.is_some() {
                 return Err(Usage("--batch wants one --queue-depth".into()).into());
             }
             sweep(&self.path, &workload, &grid, &wish, self.cold, |_| {}, |g| live.glance(g))?

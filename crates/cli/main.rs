@@ -9,6 +9,7 @@ mod compat;
 mod dedup;
 mod duplicates;
 mod format;
+mod fs;
 mod inspect;
 mod load;
 mod prep;
@@ -61,6 +62,7 @@ enum Verb {
     Verify(verify::Verify),
     Load(load::Load),
     Bench(bench::Bench),
+    Fs(fs::Fs),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Verb::Verify(verb) => verb.run(&global, &mut report),
         Verb::Load(verb) => verb.run(&global, &mut report),
         Verb::Bench(verb) => verb.run(&global, &mut report),
+        Verb::Fs(verb) => verb.run(&global, &mut report),
     };
     match done {
         Ok(()) => report.finish(),

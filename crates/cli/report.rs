@@ -95,7 +95,8 @@ impl Report {
         let message = format!("{error:#}");
         let hint = error.chain().find_map(hint);
         let wrong_recipe = matches!(error.downcast_ref(), Some(RunError::Recipe { .. }));
-        let interrupted = matches!(error.downcast_ref(), Some(RunError::Interrupted));
+        let interrupted = matches!(error.downcast_ref(), Some(RunError::Interrupted))
+            || matches!(error.downcast_ref(), Some(forebay_store::Error::Stopped));
         if self.json {
             let value = json!({ "error": message, "hint": hint });
             let _ = writeln!(std::io::stdout().lock(), "{value}");

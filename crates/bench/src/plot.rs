@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use crate::run::Measured;
 
-const WIDTH: f64 = 900.0;
+const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 64.0;
 const TOP: f64 = 48.0;
-const PANEL: f64 = 340.0;
+const PANEL: f64 = 330.0;
 const FLOOR: f64 = 300.0;
 /// Told apart also by those who see few colours, and each line carries its name.
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"];
@@ -54,7 +54,7 @@ pub fn svg(title: &str, points: &[Measured]) -> String {
         escape(title)
     );
     panel(&mut out, LEFT, "MiB/s", &throughput, 1);
-    panel(&mut out, LEFT + PANEL + 90.0, "µs", &latency, 2);
+    panel(&mut out, LEFT + PANEL + 130.0, "µs", &latency, 2);
     out.push_str("</svg>\n");
     out
 }
@@ -122,15 +122,24 @@ fn panel(out: &mut String, left: f64, unit: &str, lines: &[Line], per_colour: us
             out,
             r#"<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6"{dash}/>"#
         );
-        if let Some(&(depth, median, _, _)) = line.points.last() {
-            let _ = write!(
-                out,
-                r#"<text x="{:.1}" y="{:.1}" fill="{colour}">{}</text>"#,
-                x(depth) + 6.0,
-                y(median) + 4.0,
-                escape(&line.name)
-            );
-        }
+    }
+    name(out, left + PANEL + 8.0, &y, lines, per_colour);
+}
+
+/// Names of the lines at their ends, pushed apart where they would cover each other.
+fn name(out: &mut String, x: f64, y: &dyn Fn(f64) -> f64, lines: &[Line], per_colour: usize) {
+    let ends = lines.iter().enumerate().filter_map(|(n, line)| {
+        let &(_, median, _, _) = line.points.last()?;
+        Some((y(median) + 4.0, n))
+    });
+    let mut ends: Vec<(f64, usize)> = ends.collect();
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut free = 0.0_f64;
+    for (wanted, n) in ends {
+        let at = wanted.max(free);
+        free = at + 14.0;
+        let (colour, text) = (COLOURS[n / per_colour % COLOURS.len()], escape(&lines[n].name));
+        let _ = write!(out, r#"<text x="{x:.1}" y="{at:.1}" fill="{colour}">{text}</text>"#);
     }
 }
 

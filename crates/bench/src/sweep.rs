@@ -17,6 +17,13 @@ pub struct Grid {
     pub queue_depths: Vec<usize>,
 }
 
+/// Completions to wait for at once when nobody says: an eighth of the depth.
+///
+/// Fewer system calls, and still seven eighths of the depth in flight.
+pub fn batch(queue_depth: usize) -> usize {
+    (queue_depth / 8).max(1)
+}
+
 /// Measures `workload` at every point of `grid`; `point` hears of each before it starts.
 ///
 /// Points are visited depth by depth inside a block size; repeats of a point follow each other.
@@ -37,7 +44,7 @@ pub fn sweep(
         let of_block = Workload { block_bytes, ..workload.clone() };
         let target = Arc::new(Target::open(path, &of_block, wish)?);
         for &queue_depth in &grid.queue_depths {
-            let one = Workload { queue_depth, batch: 1, ..of_block.clone() };
+            let one = Workload { queue_depth, batch: batch(queue_depth), ..of_block.clone() };
             point(&one);
             measured.push(measure_target(&target, &one, cold, &mut watch)?);
         }

@@ -92,7 +92,9 @@ impl Target {
                     create(file, each, block, n as u64 * each, workload.seed)?;
                 }
                 if wish.keep {
-                    made = Made::default();
+                    // Forgotten, not dropped: that would remove them.
+                    made.files.clear();
+                    made.directory = None;
                 }
                 paths
             }

@@ -128,6 +128,16 @@ fn a_target_below_a_block_and_a_map_that_is_written_are_refused() {
 }
 
 #[test]
+fn files_that_were_made_stay_when_asked_to() {
+    let dir = here();
+    let wish = Wish { keep: true, ..WISH };
+    for name in ["a name that is free", "."] {
+        measure(&dir.path().join(name), &once(Pattern::Random), &wish, false, |_| {}).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+}
+
+#[test]
 fn a_sweep_is_drawn() {
     let dir = here();
     let grid = crate::sweep::Grid { block_bytes: vec![4096, 65536], queue_depths: vec![1, 4] };

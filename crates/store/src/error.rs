@@ -39,6 +39,15 @@ pub enum Error {
     /// The kernel gave no memory for buffers.
     #[error("cannot get {bytes} bytes of memory for buffers")]
     Memory { bytes: usize, source: io::Error },
+    /// A copy would have to copy itself.
+    #[error("{to} lies inside {from}")]
+    Inside { from: PathBuf, to: PathBuf },
+    /// What was read back is not what was written.
+    #[error("{path} differs from its source in the 2 MiB from byte {offset}")]
+    Differs { path: PathBuf, offset: u64 },
+    /// Asked to end early; what was done stays done.
+    #[error("stopped; the same command goes on where this one ended")]
+    Stopped,
     /// Another process holds the directory.
     #[error("{path} is in use by another run")]
     Locked { path: PathBuf },
@@ -89,6 +98,11 @@ impl Error {
                 "`forebay fs doctor` says what works here; `--engine threads` always does".into(),
             ),
             Self::Memory { .. } => Some("use smaller buffers or fewer of them in flight".into()),
+            Self::Inside { .. } => Some("copy to a place outside of the source".into()),
+            Self::Differs { .. } => {
+                Some("copy it again; if it differs again, distrust disk or memory".into())
+            }
+            Self::Stopped => None,
             Self::Locked { .. } => Some("wait for it, or stop it; both may not write here".into()),
         }
     }

@@ -8,6 +8,7 @@
 //! Map::open  ─▶ &[u8]                                  files that never change once published
 //! NewFile::create ─▶ write … ─▶ publish()              temporary name → fsync → rename → fsync(dir)
 //! Lock::take ─▶ one run per directory
+//! fs::copy, fs::walk, fs::remove, fs::layout, fs::doctor: whole trees and machines
 //! ```
 //!
 //! Start at [`Queue`] for many transfers, at [`File`] for one, and at [`NewFile`] to write. Buffers
@@ -20,6 +21,7 @@
 mod conformance;
 mod error;
 mod file;
+pub mod fs;
 mod lock;
 #[expect(unsafe_code, reason = "maps, and buffers cut out of them")]
 mod memory;
@@ -27,6 +29,7 @@ mod object;
 mod plan;
 mod publish;
 mod queue;
+pub mod remote;
 
 pub use error::{Error, Result};
 pub use file::File;

@@ -1,0 +1,127 @@
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use forebay_store::fs::Tally;
+use forebay_store::fs::copy::{self, copy};
+use serde_json::json;
+
+use crate::args::Global;
+use crate::format;
+use crate::report::Report;
+
+#[derive(Args)]
+pub struct CopyArgs {
+    /// What to copy
+    pub from: PathBuf,
+    /// Where to; a file goes into an existing directory by its name
+    pub to: PathBuf,
+    /// Read everything back from the disk and compare blake3 hashes
+    #[arg(long)]
+    pub verify: bool,
+    /// Compare contents, not size and time, to find out what is there already
+    #[arg(long)]
+    pub checksum: bool,
+}
+
+impl CopyArgs {
+    pub fn run(
+        self,
+        delete: bool,
+        threads: usize,
+        global: &Global,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let options =
+            copy::Options { threads, verify: self.verify, delete, checksum: self.checksum };
+        let tally = Arc::new(Tally::default());
+        let stop = crate::run::stop_on_signals()?;
+        let start = Instant::now();
+        let shown = Shown::start(&tally, !global.quiet && !global.no_progress);
+        let summary = copy(&self.from, &self.to, options, &tally, &stop);
+        drop(shown);
+        let (summary, took) = (summary?, start.elapsed().as_secs_f64().max(1e-9));
+        let bytes = tally.bytes.load(Ordering::Relaxed);
+        report.line(format!(
+            "copy    {:>10} files  {:>12}   {}/s",
+            format::count(summary.copied),
+            format::bytes(bytes),
+            format::bytes((bytes as f64 / took) as u64)
+        ));
+        for (name, count) in
+            [("there", summary.skipped), ("delete", summary.deleted), ("verify", summary.verified)]
+        {
+            if count > 0 {
+                report.line(format!("{name:<8}{:>10} files", format::count(count)));
+            }
+        }
+        let failures = super::tell_failures(&tally, report);
+        report.json(json!({
+            "copied": summary.copied,
+            "skipped": summary.skipped,
+            "deleted": summary.deleted,
+            "verified": summary.verified,
+            "bytes": bytes,
+            "seconds": took,
+            "stopped": summary.stopped,
+            "failures": failures,
+        }));
+        if summary.stopped {
+            return Err(forebay_store::Error::Stopped.into());
+        }
+        Ok(())
+    }
+}
+
+/// A line every ten seconds, or a moving one on a terminal.
+struct Shown(Option<(Arc<AtomicBool>, std::thread::JoinHandle<()>)>);
+
+impl Shown {
+    fn start(tally: &Arc<Tally>, wanted: bool) -> Self {
+        if !wanted {
+            return Self(None);
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let (tally, end) = (Arc::clone(tally), Arc::clone(&ended));
+        let terminal = std::io::stderr().is_terminal();
+        let every = if terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };
+        let thread = std::thread::spawn(move || {
+            let start = Instant::now();
+            loop {
+                std::thread::park_timeout(every);
+                if end.load(Ordering::Relaxed) {
+                    break;
+                }
+                let bytes = tally.bytes.load(Ordering::Relaxed);
+                let line = format!(
+                    "copy    {:>10} files  {:>12}   {}/s",
+                    format::count(tally.files.load(Ordering::Relaxed)),
+                    format::bytes(bytes),
+                    format::bytes((bytes as f64 / start.elapsed().as_secs_f64()) as u64)
+                );
+                if terminal {
+                    eprint!("\r{line}\x1b[K");
+                } else {
+                    eprintln!("{line}");
+                }
+            }
+            if terminal {
+                eprint!("\r\x1b[K");
+            }
+        });
+        Self(Some((ended, thread)))
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some((ended, thread)) = self.0.take() {
+            ended.store(true, Ordering::Relaxed);
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
