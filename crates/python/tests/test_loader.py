@@ -59,7 +59,7 @@ def test_numpy_shares_the_memory_and_keeps_it(corpus):
     raw = loader(corpus, output="dlpack").next()["input_ids"]
     one, two = np.asarray(raw), np.from_dlpack(raw)
     one[0, 0] = 77
-    assert two[0, 0] == 77 and one.__array_interface__["data"] == two.__array_interface__["data"]
+    assert two[0, 0] == 77 and one.ctypes.data == two.ctypes.data
     del raw, one
     gc.collect()
     assert two[0, 0] == 77, "the array keeps the batch alive"
