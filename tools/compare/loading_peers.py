@@ -200,6 +200,11 @@ FACTORIES = {
     "HF datasets, Arrow map-style": hf_map,
     "webdataset tar, buffer 1000": webdataset,
 }
+# What is read into the page cache before a measurement; the flat file (linked in megatron/) by default.
+FOLDERS = {
+    "forebay, Megatron": "megatron", "forebay, MDS": "mds", "forebay": "corpus", "litdata": "litdata",
+    "MosaicML": "mds", "HF": "hf", "webdataset": "wds",
+}
 # Imported before the clock starts.
 MODULES = {
     "forebay": "forebay", "torchdata": "torchdata.stateful_dataloader", "litdata": "litdata", "grain": "grain",

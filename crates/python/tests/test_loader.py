@@ -31,7 +31,7 @@ def stream(corpus):
 
 def test_an_epoch_is_a_for_loop_and_holds_the_stream(corpus):
     tokens = stream(corpus)
-    ours = loader(corpus, columns=ALL)
+    ours = loader(corpus, columns=[*ALL, "samples"])
     seen = set()
     for batch in ours:
         assert batch["input_ids"].shape == (4, 128) and batch["input_ids"].dtype == np.int64
@@ -122,7 +122,7 @@ def test_a_state_resumes_elsewhere_and_is_refused_where_it_does_not_fit(corpus, 
 
 
 def test_a_mixture_is_exact_and_endless(corpus, tmp_path):
-    ours = loader({corpus: 1.0})
+    ours = loader({corpus: 1.0}, columns=["samples"])
     with pytest.raises(TypeError):
         len(ours)
     assert iter(ours).__next__()["sources"].tolist() == [0, 0, 0, 0]
