@@ -3,7 +3,6 @@
 import gc
 import json
 import multiprocessing
-import os
 import pickle
 import subprocess
 import sys
@@ -177,6 +176,8 @@ def test_what_is_no_dataset_or_not_as_it_was(corpus, tmp_path):
         for _ in loader(copy):
             pass
     assert isinstance(caught.value, OSError) and "shard-00001.parquet" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.hint, again.errno) == (str(caught.value), caught.value.hint, None)
 
 
 def test_the_gil_is_free_while_it_works(corpus):
