@@ -16,6 +16,7 @@ mod inspect;
 mod keep;
 mod layers;
 mod load;
+mod mds;
 mod megatron;
 mod prep;
 mod recipe;

@@ -17,7 +17,8 @@ use crate::report::{Report, Usage};
 /// Iterate the batches of a dataset and say how fast
 #[derive(Args)]
 pub struct Load {
-    /// Directory of the dataset, or PREFIX, PREFIX.bin or PREFIX.idx of a Megatron dataset; several with `--weights`
+    /// Directory of the dataset or of MDS shards, or PREFIX, PREFIX.bin or PREFIX.idx of a Megatron dataset; several
+    /// with `--weights`
     #[arg(required = true, value_name = "DATASET")]
     datasets: Vec<PathBuf>,
     /// Tokens of a sample

@@ -61,6 +61,8 @@ struct Shard {
 
 const RESIDENT: u8 = 1;
 const SOUND: u8 = 2;
+/// The bits above count visits while not all of a block is in memory; they wrap after 16.
+const VISIT: u8 = 16;
 /// Distance at which the processor stops to fetch ahead by itself.
 const PAGE_BYTES: usize = 4096;
 
@@ -215,13 +217,20 @@ impl Shard {
         let bytes = map.get(first..first.checked_add(range.bytes)?)?;
         for block in range.blocks() {
             let state = self.blocks.get(block)?;
-            if state.load(Ordering::Relaxed) & RESIDENT == 0 {
-                let first = block * BLOCK_BYTES as usize;
-                let length = (BLOCK_BYTES as usize).min(map.len() - first);
-                if !map.is_resident(first, length) {
-                    return None;
-                }
+            let known = state.load(Ordering::Relaxed);
+            if known & RESIDENT != 0 {
+                continue;
+            }
+            // The whole block now and then, which saves all later questions; else these pages.
+            state.fetch_add(VISIT, Ordering::Relaxed);
+            let start = block * BLOCK_BYTES as usize;
+            let end = map.len().min(start + BLOCK_BYTES as usize);
+            if known < VISIT && map.is_resident(start, end - start) {
                 state.fetch_or(RESIDENT, Ordering::Relaxed);
+            } else if !map
+                .is_resident(first.max(start), end.min(first + range.bytes) - first.max(start))
+            {
+                return None;
             }
         }
         Some(bytes)

@@ -1,6 +1,7 @@
 //! What a sample is: which tokens of which documents stand in its row.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_shard::Index;
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,13 @@ pub(crate) struct Samples {
     token_bytes: u64,
     plan: Option<Plan>,
     count: u64,
+    /// For `concat`: the document of every so many tokens, looked up when first needed. A search
+    /// in the whole index misses the cache a dozen times, which takes as long as the copy.
+    places: Vec<AtomicU64>,
 }
+
+/// Of [`Samples::places`]: 64 KiB.
+const PLACES: u64 = 1 << 13;
 
 impl Samples {
     /// Counts them.
@@ -86,7 +93,9 @@ impl Samples {
             None if sampling == Sampling::Concat => index.tokens() / seq_len,
             None => index.entries().len() as u64,
         };
-        Ok(Self { sampling, seq_len, token_bytes, plan, count })
+        let places = if sampling == Sampling::Concat { PLACES + 1 } else { 0 };
+        let places = (0..places).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { sampling, seq_len, token_bytes, plan, count, places })
     }
 
     pub(crate) fn count(&self) -> u64 {
@@ -154,7 +163,7 @@ impl Samples {
             None => {
                 let mut token = sample * seq_len;
                 let mut missing = (seq_len + u64::from(ahead)).min(index.tokens() - token);
-                let mut document = index.document_at(token) as u64;
+                let mut document = self.document_at(index, token);
                 while missing > 0 {
                     // Of an index that does not rise this is no place in the document: an error.
                     let start = index.entries().get(document as usize).map(|e| e.token_start);
@@ -170,6 +179,28 @@ impl Samples {
             }
         }
         Ok(())
+    }
+
+    /// As [`Index::document_at`], from a part of the index that the places around `token` bound.
+    fn document_at(&self, index: &Index, token: u64) -> u64 {
+        let stride = index.tokens().div_ceil(PLACES).max(1);
+        let bound = |place: u64| {
+            let Some(slot) = self.places.get(place as usize) else { return 0 };
+            // 0 stands for what was not looked up yet.
+            match slot.load(Ordering::Relaxed) {
+                0 => {
+                    let last = index.tokens().saturating_sub(1);
+                    let found = index.document_at((place * stride).min(last)) as u64;
+                    slot.store(found + 1, Ordering::Relaxed);
+                    found
+                }
+                found => found - 1,
+            }
+        };
+        let (first, end) = (bound(token / stride), bound(token / stride + 1));
+        let entries = index.entries().get(first as usize..=end as usize).unwrap_or_default();
+        let inside = entries.partition_point(|entry| entry.token_start <= token);
+        first + (inside as u64).saturating_sub(1)
     }
 
     /// At most `limit` tokens of a document, from token `skip` on.
@@ -188,5 +219,25 @@ impl Samples {
             shard: entry.shard,
             offset: entry.offset + self.token_bytes * skip,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_of_a_token_is_found_as_in_the_whole_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let lengths = (0..30_000_u64).map(|n| crate::order::mix(n) % 7 * (n % 3));
+        let documents: Vec<(u64, u32)> = lengths.map(|n| (0, n as u32)).collect();
+        let shard = forebay_shard::index::ShardIndex { documents, blocks: Vec::new() };
+        forebay_shard::index::write(&path, 1, |_| Ok(shard.clone())).unwrap();
+        let index = Index::open(&path).unwrap();
+        let samples = Samples::new(&index, Sampling::Concat, 3, 4, None).unwrap();
+        for token in (0..index.tokens()).rev().chain(0..index.tokens()) {
+            assert_eq!(samples.document_at(&index, token), index.document_at(token) as u64);
+        }
     }
 }

@@ -75,6 +75,7 @@ unsafe impl Sync for Tensor {}
 pub(crate) fn columns<'py>(
     py: Python<'py>,
     mut batch: Batch,
+    samples: bool,
     pool: &Arc<Pool>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (rows, width) = (batch.batch_size as i64, batch.seq_len as i64);
@@ -102,10 +103,12 @@ pub(crate) fn columns<'py>(
         let data = batch.cu_seqlens.as_mut_ptr().cast::<c_void>();
         found.push(("cu_seqlens", data, I32, vec![ends]));
     }
-    let data = batch.samples.as_mut_ptr().cast::<c_void>();
-    found.push(("samples", data, I64, vec![rows]));
-    let data = batch.sources.as_mut_ptr().cast::<c_void>();
-    found.push(("sources", data, I32, vec![rows]));
+    if samples {
+        let data = batch.samples.as_mut_ptr().cast::<c_void>();
+        found.push(("samples", data, I64, vec![rows]));
+        let data = batch.sources.as_mut_ptr().cast::<c_void>();
+        found.push(("sources", data, I32, vec![rows]));
+    }
     let (step, epoch, longest) = (batch.step, batch.epoch, batch.max_seqlen);
     // Moving a batch moves its vectors, not what they point to.
     let slot = Arc::new(Slot { batch: ManuallyDrop::new(batch), pool: Arc::clone(pool) });

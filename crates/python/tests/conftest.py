@@ -1,8 +1,4 @@
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 

@@ -3,7 +3,6 @@
 import gc
 import json
 import multiprocessing
-import os
 import pickle
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def stream(corpus):
 
 def test_an_epoch_is_a_for_loop_and_holds_the_stream(corpus):
     tokens = stream(corpus)
-    ours = loader(corpus, columns=ALL)
+    ours = loader(corpus, columns=[*ALL, "samples"])
     seen = set()
     for batch in ours:
         assert batch["input_ids"].shape == (4, 128) and batch["input_ids"].dtype == np.int64
@@ -59,7 +58,7 @@ def test_numpy_shares_the_memory_and_keeps_it(corpus):
     raw = loader(corpus, output="dlpack").next()["input_ids"]
     one, two = np.asarray(raw), np.from_dlpack(raw)
     one[0, 0] = 77
-    assert two[0, 0] == 77 and one.__array_interface__["data"] == two.__array_interface__["data"]
+    assert two[0, 0] == 77 and one.ctypes.data == two.ctypes.data
     del raw, one
     gc.collect()
     assert two[0, 0] == 77, "the array keeps the batch alive"
@@ -122,7 +121,7 @@ def test_a_state_resumes_elsewhere_and_is_refused_where_it_does_not_fit(corpus, 
 
 
 def test_a_mixture_is_exact_and_endless(corpus, tmp_path):
-    ours = loader({corpus: 1.0})
+    ours = loader({corpus: 1.0}, columns=["samples"])
     with pytest.raises(TypeError):
         len(ours)
     assert iter(ours).__next__()["sources"].tolist() == [0, 0, 0, 0]
@@ -177,6 +176,8 @@ def test_what_is_no_dataset_or_not_as_it_was(corpus, tmp_path):
         for _ in loader(copy):
             pass
     assert isinstance(caught.value, OSError) and "shard-00001.parquet" in str(caught.value)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.hint, again.errno) == (str(caught.value), caught.value.hint, None)
 
 
 def test_the_gil_is_free_while_it_works(corpus):

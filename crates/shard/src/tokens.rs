@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use forebay_store::{File, Map};
 
 use crate::dataset::Dataset;
+use crate::format::mds::{self, Mds};
 use crate::format::megatron::Idx;
 use crate::format::{Format, TokenType, Wrong};
 use crate::index::Index;
@@ -22,11 +23,11 @@ pub struct TokenFiles {
 }
 
 impl TokenFiles {
-    /// Opens a dataset directory with shards of format `forebay` or `megatron`, or a Megatron
-    /// dataset of anyone's by its prefix, `.bin` or `.idx`.
+    /// Opens a dataset directory with shards of format `forebay` or `megatron`, a Megatron
+    /// dataset of anyone's by its prefix, `.bin` or `.idx`, or a directory of MDS shards.
     ///
     /// Cost: for `forebay` constant, whatever the number of documents. A Megatron `.idx` is read
-    /// and checked whole, and takes 24 B a sequence.
+    /// and checked whole, as are the sizes in MDS shards; both take 24 B a sequence.
     ///
     /// # Errors
     /// [`Error::NotADataset`] if it is neither; [`Error::OtherFormat`]; [`Error::Corrupt`] if an
@@ -37,6 +38,9 @@ impl TokenFiles {
         let [bin, idx] = ["bin", "idx"].map(|suffix| with_suffix(&prefix, suffix).is_file());
         if (bin || idx) && !Manifest::is_in(path) {
             return Self::open_megatron(&prefix);
+        }
+        if !Manifest::is_in(path) && mds::is_in(path) {
+            return Self::open_mds(path);
         }
         let dataset = Dataset::open(path)?;
         match dataset.manifest().layout.map(|layout| layout.format) {
@@ -100,6 +104,14 @@ impl TokenFiles {
         let (Idx { token_type, sequences, documents }, identity) = parse(&bin, &idx)?;
         let index = Index::of_runs(documents, &[sequences]);
         Ok(Self { dataset: None, index, token_type, files: vec![bin], identity })
+    }
+
+    /// Anyone's: known by its index, which hashes the shards if their writer was told to.
+    fn open_mds(directory: &Path) -> Result<Self> {
+        let Mds { token_type, files, runs, identity } = Mds::open(directory)?;
+        let documents = runs.iter().map(|runs| runs.len() as u64).sum();
+        let index = Index::of_runs(documents, &runs);
+        Ok(Self { dataset: None, index, token_type, files, identity })
     }
 
     /// Its manifest, if it is a dataset of ours.

@@ -18,6 +18,7 @@ from typing import Any
 from . import _core, errors
 from ._core import Documents
 from ._core import Loader as _Core
+from ._core import Tensor as _Tensor
 from ._core import __version__
 from .errors import Error
 
@@ -25,9 +26,10 @@ __all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "pre
 
 
 def _torch() -> Any:
-    import torch
+    from torch.utils.dlpack import from_dlpack
 
-    return torch.from_dlpack
+    # The capsule itself: asked for by torch, with device and version, it takes twice as long.
+    return lambda tensor: from_dlpack(tensor.__dlpack__())
 
 
 def _numpy() -> Any:
@@ -49,8 +51,8 @@ _OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack":
 class Loader:
     """Batches of one rank, an epoch a `for` loop.
 
-    Each batch is a dict: `input_ids` `[batch_size, seq_len]`, the columns that were asked for,
-    `samples` `[batch_size]`, and the numbers `step` and `epoch`. Tensors share the memory of the
+    Each batch is a dict: `input_ids` `[batch_size, seq_len]`, the columns that were asked for, and
+    the numbers `step` and `epoch`. Tensors share the memory of the
     loader without a copy, and it is theirs until the last of them is gone.
 
     Args:
@@ -64,7 +66,8 @@ class Loader:
         samples: `"concat"`: documents end to end, cut; `"documents"`: one a row;
             `"best-fit"`: packed, none torn that fits.
         columns: Of `labels`, `position_ids`, `cu_seqlens` (and the number `max_seqlen`),
-            `document_ids`, `loss_mask`. Labels are shifted: each is the next token, or -100.
+            `document_ids`, `loss_mask`, `samples` (numbers of the samples, and `sources`, of their
+            datasets). Labels are shifted: each is the next token, or -100.
         dtype: `"int64"`, `"int32"` or `"uint32"`.
         drop_last: Leave out the last, incomplete batch; else rows of padding complete it.
         pad_id: Id of padding; the end-of-document token of the dataset by default.
@@ -160,7 +163,11 @@ class Loader:
         if self._convert is None:
             self._convert = _OUTPUTS[self._output]()
         batch, convert = self._core.next(), self._convert
-        return {name: convert(value) if hasattr(value, "__dlpack__") else value for name, value in batch.items()}
+        # Values are replaced, keys stay: the dict may be walked meanwhile.
+        for name, value in batch.items():
+            if type(value) is _Tensor:
+                batch[name] = convert(value)
+        return batch
 
     def __len__(self) -> int:
         """Batches of an epoch."""

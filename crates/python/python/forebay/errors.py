@@ -5,9 +5,13 @@ class Error(Exception):
     """Any error of Forebay."""
 
     def __init__(self, message: str, hint: str | None = None):
-        super().__init__(message, hint)
+        super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self):
+        # Between processes, from a worker of a DataLoader for one.
+        return type(self), (self.message, self.hint)
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message

@@ -37,6 +37,7 @@ class IterableDataset(torch.utils.data.IterableDataset):
         # Where the next iteration begins.
         self._step = 0
         self._state: dict[str, Any] | None = None
+        self._begun = False
 
     def _open(self) -> Loader:
         if self._loader is None:
@@ -58,6 +59,7 @@ class IterableDataset(torch.utils.data.IterableDataset):
             self._state = None
         else:
             loader.seek(self._step + worker)
+        self._begun = True
         steps = loader.steps
         first = self._step
         end = None if steps is None else (first // steps + 1) * steps
@@ -65,23 +67,26 @@ class IterableDataset(torch.utils.data.IterableDataset):
             batch = loader.next()
             yield batch
         # The next epoch, from its first batch on, in every worker.
-        self._step = end if end is not None else loader.step
+        self._step, self._begun = end, False
 
     def __len__(self) -> int:
         return len(self._open())
 
     def seek(self, step: int) -> None:
         """The next iteration begins at global batch `step`, counted through all epochs."""
-        self._step, self._state = step, None
+        self._step, self._state, self._begun = step, None, False
 
     def set_epoch(self, epoch: int) -> None:
         """The next iteration is this epoch. Workers cannot say so by themselves: they end with theirs."""
         self.seek(epoch * (self._open().steps or 0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process is, and the step at which its epoch was begun."""
-        return {"first": self._step, "loader": self._open().state_dict()}
+        """Where this process is, and the step at which its iteration was begun."""
+        # Before the first batch a worker does not know its number: it stands nowhere yet.
+        state = self._open().state_dict() if self._begun else self._state
+        return {"first": self._step, "loader": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes to a state of `state_dict()`: the next iteration begins there."""
-        self._step, self._state = state["first"], dict(state["loader"])
+        self._step, self._begun = state["first"], False
+        self._state = None if state["loader"] is None else dict(state["loader"])
