@@ -46,7 +46,7 @@ def test_a_dict_is_a_recipe(tmp_path):
 
 def test_a_wrong_recipe_is_a_config_error(recipe):
     recipe.write_text(recipe.read_text() + "[dedupe]\n")
-    with pytest.raises(errors.ConfigError, match="line 11.*did you mean `dedup`"):
+    with pytest.raises(errors.ConfigError, match="(?s)line 11.*did you mean `dedup`"):
         forebay.run(recipe)
     with pytest.raises(errors.ConfigError, match="executor"):
         forebay.run({"input": {}, "output": {}}, executor="spark")
