@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::{Ran, binary, forebay, ran};
 
-/// Beside the build, not under /tmp: a tmpfs has no direct I/O.
+/// Beside the build, not in the system's temporary folder: a tmpfs has no direct I/O.
 fn here() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }

@@ -88,7 +88,7 @@ impl Fixture {
 
 fn for_every_backend(test: impl Fn(&Fixture, &Path)) {
     for fixture in &FIXTURES {
-        // Beside the target, not under /tmp: a tmpfs has no direct I/O.
+        // Beside the target, not in the system's temporary folder: a tmpfs has no direct I/O.
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         eprintln!("on {}", fixture.name);
         test(fixture, &dir.path().join("object"));

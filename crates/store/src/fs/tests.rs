@@ -17,7 +17,7 @@ const PLAIN: Options = Options { threads: 4, verify: false, delete: false, check
 const CHECKED: Options = Options { verify: true, ..PLAIN };
 
 fn here() -> tempfile::TempDir {
-    // Beside the sources, not under /tmp: a tmpfs has no direct I/O.
+    // Beside the sources, not in the system's temporary folder: a tmpfs has no direct I/O.
     tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
 }
 
