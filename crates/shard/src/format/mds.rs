@@ -340,9 +340,11 @@ mod tests {
         std::fs::write(path.join("shard.00000.mds"), &sound[..sound.len() - 1]).unwrap();
         assert!(matches!(Mds::open(path), Err(Error::Corrupt { .. })));
         let index = std::fs::read_to_string(path.join(INDEX)).unwrap();
-        for (from, to) in
-            [("null", "\"zstd\""), ("ndarray:uint16", "jpeg"), ("shard.0", "../shard.0")]
-        {
+        for (from, to) in [
+            ("\"compression\":null", "\"compression\":\"zstd\""),
+            ("ndarray:uint16", "jpeg"),
+            ("shard.0", "../shard.0"),
+        ] {
             std::fs::write(path.join(INDEX), index.replacen(from, to, 1)).unwrap();
             assert!(matches!(Mds::open(path), Err(Error::NotText { .. })), "{to}");
         }
