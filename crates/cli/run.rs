@@ -70,7 +70,7 @@ pub fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
 impl Run {
     /// What was read, dropped and kept.
     fn tell(&self, report: &mut Report, finished: &Finished, took: Duration) {
-        let Finished { manifest, already, resumed, notes, stats } = finished;
+        let Finished { manifest, already, resumed, notes, stats, loading } = finished;
         let counts = &manifest.counts;
         let out = self.job.out.display();
         notes.iter().for_each(|note| report.note(note));
@@ -121,6 +121,7 @@ impl Run {
             "already": already,
             "resumed": resumed,
             "seconds": took.as_secs_f64(),
+            "vocabulary_cpu_seconds": loading.as_secs_f64(),
             "documents": counts.kept,
             "tokens": manifest.tokens,
             "text_bytes": manifest.text_bytes,

@@ -1,5 +1,6 @@
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_shard::format::Layout;
 use forebay_shard::input::{self, Source};
@@ -10,6 +11,7 @@ use forebay_shard::{Error as ShardError, index};
 use forebay_store::{create_dir, publish_bytes};
 use forebay_transform::tokenize::{Pieces, Tokenizer, Verifier, Vocabulary};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::corpus::Corpus;
 use crate::cuts::Cuts;
@@ -39,6 +41,8 @@ pub struct Finished {
     pub notes: Vec<String>,
     /// What was written, if it was to be counted and was not there before.
     pub stats: Option<Stats>,
+    /// CPU time that building the vocabulary's tables took.
+    pub loading: Duration,
 }
 
 /// Makes a dataset in `out` of `inputs`, or goes on where an interrupted run of the same stopped.
@@ -65,19 +69,20 @@ pub fn run(
     allow_many_files();
 
     let load = || {
+        let start = cpu_time();
         let loaded = load_tokenizer(&work, vocabulary);
         if loaded.is_err() {
             // No need to read on for hours.
             progress.cancel();
         }
-        loaded
+        loaded.map(|tokenizer| (tokenizer, cpu_time().saturating_sub(start)))
     };
     let find = || {
         let parts = read::run(&work, asked.evals.as_ref(), execution, progress)?;
         asked.find(&work, parts, execution, progress)
     };
     // A large vocabulary takes seconds to build: with a thread to spare, meanwhile.
-    let (tokenizer, found) = if execution.threads <= 1 {
+    let ((tokenizer, loading), found) = if execution.threads <= 1 {
         (load()?, find()?)
     } else {
         std::thread::scope(|scope| {
@@ -90,7 +95,15 @@ pub fn run(
             Ok::<_, Error>((tokenizer, found?))
         })?
     };
-    asked.finish(work, &found, tokenizer.as_ref(), vocabulary, execution, progress)
+    let tokenizer = tokenizer.as_ref();
+    let finished = asked.finish(work, &found, tokenizer, vocabulary, execution, progress)?;
+    Ok(Finished { loading, ..finished })
+}
+
+/// Of this thread.
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// What is known of all documents before they are written.
@@ -225,13 +238,15 @@ impl Asked {
             tokenizer.iter().filter_map(|t| t.note().map(str::to_owned)).collect();
         notes.extend(self.evals.iter().filter_map(|evals| evals.note()));
         notes.extend(equipment.verifier.as_ref().map(Verifier::note));
-        Ok(Finished { manifest, already: false, resumed, notes, stats })
+        let loading = Duration::ZERO;
+        Ok(Finished { manifest, already: false, resumed, notes, stats, loading })
     }
 }
 
 impl Finished {
     pub(crate) fn already(manifest: Manifest) -> Self {
-        Self { manifest, already: true, resumed: false, notes: Vec::new(), stats: None }
+        let (notes, stats, loading) = (Vec::new(), None, Duration::ZERO);
+        Self { manifest, already: true, resumed: false, notes, stats, loading }
     }
 }
 
