@@ -138,7 +138,7 @@ class Bench:
         command = [self.args.binary, "tokenize", corpus["zst"], "--out", out, "--tokenizer", vocabulary, "--no-eos", "--threads", threads,
                    "--quiet", "--no-progress", "--json", *extra]
         done, cost = self.call(command, cores)
-        return (done, cost) if done is None else ({"tokens": tokens_of(out)}, cost)
+        return (done, cost) if done is None else ({"tokens": tokens_of(out), "load_cpu_seconds": done["vocabulary_cpu_seconds"]}, cost)
 
     def at_once(self, vocabulary, corpus, cores):
         """As many processes of one thread as there are cores: the wall time of all."""
