@@ -11,6 +11,7 @@ mod dedup;
 mod evals;
 mod formats;
 mod fs;
+mod gpu;
 mod index;
 mod inspect;
 mod keep;

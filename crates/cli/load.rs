@@ -20,7 +20,7 @@ pub struct Load {
     /// Directory of the dataset or of MDS shards, or PREFIX, PREFIX.bin or PREFIX.idx of a Megatron dataset; several
     /// with `--weights`
     #[arg(required = true, value_name = "DATASET")]
-    datasets: Vec<PathBuf>,
+    pub datasets: Vec<PathBuf>,
     /// Tokens of a sample
     #[arg(long, default_value = "2048", value_name = "N")]
     seq_len: NonZeroUsize,
@@ -38,7 +38,7 @@ pub struct Load {
     samples: Samples,
     /// Weights of the datasets, exact over every 4,096 samples; they sum to 1
     #[arg(long, value_delimiter = ',', value_name = "W,…")]
-    weights: Vec<f64>,
+    pub weights: Vec<f64>,
     /// Seed of the order of samples
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -77,25 +77,34 @@ pub struct Load {
     plan_dir: Option<PathBuf>,
     /// First global batch, counted through all epochs
     #[arg(long, default_value_t = 0, value_name = "N")]
-    step: u64,
+    pub step: u64,
     /// Batches to iterate; the rest of the epoch by default
     #[arg(long, value_name = "N")]
-    steps: Option<u64>,
+    pub steps: Option<u64>,
     /// Start where this file says if it exists, and write there where the run ends
     #[arg(long, value_name = "FILE", conflicts_with = "step")]
-    state: Option<PathBuf>,
+    pub state: Option<PathBuf>,
     /// Show the first N samples as text (ids if there is no tokenizer), at most those of one epoch
     #[arg(long, default_value_t = 0, value_name = "N")]
-    print: usize,
+    pub print: usize,
     /// Only say of what the batch at `--step` is made: shard, document and bytes of every row
     #[arg(long, conflicts_with_all = ["bench", "print"])]
     explain: bool,
     /// Measure against a training step that takes `--step-time`
     #[arg(long, conflicts_with_all = ["print", "state", "weights"])]
-    bench: bool,
+    pub bench: bool,
+    /// Where batches are made: cpu, or cuda:0
+    #[arg(long, default_value = "cpu", conflicts_with = "explain")]
+    device: crate::load_device::Target,
+    /// Device memory at most
+    #[arg(long, default_value = "1GiB", value_parser = forebay_pipeline::recipe::parse_bytes, value_name = "SIZE")]
+    device_memory: u64,
+    /// With a device that fails: stop, or go on with batches on the host
+    #[arg(long, default_value = "fail")]
+    on_device_error: crate::load_device::OnDeviceError,
     /// How long each simulated training step takes
     #[arg(long, default_value_t = 0.0, value_name = "MS", requires = "bench")]
-    step_time: f64,
+    pub step_time: f64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -209,6 +218,11 @@ impl Load {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         self.check()?;
         let config = self.config(global);
+        if let Some(device) =
+            self.device.config(self.prefetch, self.device_memory, self.on_device_error)
+        {
+            return crate::load_device::run(&self, config, device, report);
+        }
         if self.bench {
             return self.bench(config, report);
         }

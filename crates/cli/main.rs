@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod bench_gpu;
 mod cluster;
 mod compat;
 mod dedup;
@@ -12,6 +13,7 @@ mod format;
 mod fs;
 mod inspect;
 mod load;
+mod load_device;
 mod prep;
 mod progress;
 mod recipe;
@@ -63,6 +65,8 @@ enum Verb {
     Load(load::Load),
     Bench(bench::Bench),
     Fs(fs::Fs),
+    #[command(hide = true)]
+    GpuProbe(load_device::GpuProbe),
 }
 
 fn main() -> ExitCode {
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Load(verb) => verb.run(&global, &mut report),
         Verb::Bench(verb) => verb.run(&global, &mut report),
         Verb::Fs(verb) => verb.run(&global, &mut report),
+        Verb::GpuProbe(verb) => verb.run(&mut report),
     };
     match done {
         Ok(()) => report.finish(),

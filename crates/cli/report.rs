@@ -129,5 +129,8 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     if let Some(error) = error.downcast_ref::<forebay_bench::Error>() {
         return error.hint();
     }
+    if let Some(error) = error.downcast_ref::<forebay_gpu::Error>() {
+        return error.hint();
+    }
     error.downcast_ref::<forebay_store::Error>()?.hint()
 }

@@ -11,6 +11,9 @@ pub enum Error {
     /// The storage failed.
     #[error(transparent)]
     Store(#[from] forebay_store::Error),
+    /// The device failed.
+    #[error(transparent)]
+    Gpu(#[from] forebay_gpu::Error),
     /// Writing would destroy data.
     #[error("{path} exists, and this benchmark would write over {what}")]
     WouldDestroy { path: PathBuf, what: &'static str },
@@ -30,6 +33,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Store(error) => error.hint(),
+            Self::Gpu(error) => error.hint(),
             Self::WouldDestroy { .. } => {
                 Some("give a directory, or a name that is free; `--destroy` writes anyway".into())
             }

@@ -11,6 +11,7 @@
 pub mod checkpoint;
 mod error;
 pub mod fio;
+pub mod gpu;
 mod histogram;
 mod job;
 pub mod metadata;

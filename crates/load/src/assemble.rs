@@ -14,11 +14,15 @@ use crate::samples::{Sampling, Segment};
 use crate::source::Source;
 use crate::{Error, Replaced, Result};
 
+mod raw;
+
 /// Everything that a batch depends on and that does not change; threads share it.
 #[derive(Debug)]
 pub(crate) struct Assembler {
     pub(crate) config: Config,
     pub(crate) sources: Vec<Source>,
+    /// Leave tokens as they are stored: a device makes the columns.
+    pub(crate) raw: bool,
 }
 
 /// What may change between batches.
@@ -137,11 +141,14 @@ impl Assembler {
         self.choose(setup, place, batch, scratch, &mut cost.traffic)?;
         cost.plan = start.elapsed().saturating_sub(cost.traffic.verify);
         match self.config.dtype {
+            _ if self.raw => self.write_raw(batch, scratch, &mut cost.traffic)?,
             Dtype::U32 => self.write::<u32>(batch, scratch, &mut cost.traffic)?,
             Dtype::I32 => self.write::<i32>(batch, scratch, &mut cost.traffic)?,
             Dtype::I64 => self.write::<i64>(batch, scratch, &mut cost.traffic)?,
         }
-        self.describe(batch, scratch);
+        if !self.raw {
+            self.describe(batch, scratch);
+        }
         cost.all = start.elapsed();
         cost.fill = cost.all.saturating_sub(cost.plan + cost.traffic.verify);
         Ok(cost)

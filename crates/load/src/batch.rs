@@ -141,6 +141,8 @@ pub struct Batch {
     pub sources: Vec<i32>,
     /// Samples of this batch that stand in for corrupt ones.
     pub replaced: Vec<Replaced>,
+    /// Instead of the columns, where a device makes them.
+    pub(crate) raw: forebay_gpu::RawBatch,
 }
 
 impl Batch {

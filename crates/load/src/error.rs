@@ -12,6 +12,8 @@ pub enum Error {
     Shard(#[from] forebay_shard::Error),
     #[error(transparent)]
     Store(#[from] forebay_store::Error),
+    #[error(transparent)]
+    Gpu(#[from] forebay_gpu::Error),
     #[error("{what}: expected {expected}, found {found}")]
     Config { what: String, expected: String, found: String },
     #[error("{path}: expected {expected} samples for one global batch, found {found}")]
@@ -55,6 +57,7 @@ impl Error {
         match self {
             Self::Shard(error) => error.hint(),
             Self::Store(error) => error.hint(),
+            Self::Gpu(error) => error.hint(),
             Self::TooSmall { .. } => Some("lower `--seq-len` or `--batch-size`".into()),
             Self::OtherDataset { .. } => {
                 Some("start without the state, or open its dataset".into())

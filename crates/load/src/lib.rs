@@ -10,13 +10,15 @@
 //! `g` is the same for every number of ranks and threads; rank `r` of `W` takes its slots `r`,
 //! `r + W`, …. The state moves when a batch is taken, not when it is made.
 //!
-//! Start at [`Loader::open`]. Everything that touches storage is in one module, `reader`.
+//! Start at [`Loader::open`], for batches on a GPU at [`device::DeviceLoader::open`]. Everything that
+//! touches storage is in one module, `reader`.
 
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod batch;
 mod config;
+pub mod device;
 mod error;
 mod explain;
 mod loader;

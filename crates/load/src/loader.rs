@@ -84,7 +84,7 @@ impl Loader {
         };
         let setup = Arc::new(Setup { mixture, ..Setup::default() });
         Ok(Self {
-            assembler: Arc::new(Assembler { config, sources }),
+            assembler: Arc::new(Assembler { config, sources, raw: false }),
             setup,
             state,
             stride: 1,
@@ -198,6 +198,24 @@ impl Loader {
         self.setup = Arc::new(Setup { mixture, replaced });
         self.prefetch.clear();
         Ok(())
+    }
+
+    /// Goes to a state of its own.
+    pub(crate) fn go_to(&mut self, state: State) {
+        let replaced = by_sample(&state.replaced);
+        let mixture = self.setup.mixture.clone();
+        self.setup = Arc::new(Setup { mixture, replaced });
+        self.state = state;
+        self.prefetch.clear();
+    }
+
+    /// Tokens as they are stored from now on, or columns.
+    pub(crate) fn set_raw(&mut self, raw: bool) {
+        // Threads hold the assembler: they end, and start again with the new one.
+        self.prefetch = Prefetch::default();
+        if let Some(assembler) = Arc::get_mut(&mut self.assembler) {
+            assembler.raw = raw;
+        }
     }
 
     /// Goes to global batch `step`, counted through all epochs. O(1).

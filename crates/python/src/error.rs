@@ -1,4 +1,5 @@
 use forebay_load::Error as LoadError;
+use forebay_load::device::gpu::Error as GpuError;
 use forebay_shard::Error as ShardError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -10,12 +11,27 @@ fn kind(error: &LoadError) -> &'static str {
         LoadError::Config { what, .. } if what == "position" || what.contains("state") => {
             "StateError"
         }
+        LoadError::Gpu(error) => of_gpu(error),
         LoadError::Config { .. } | LoadError::TooSmall { .. } => "ConfigError",
         LoadError::Shard(error) => of_shard(error),
         LoadError::Store(_) if !error.is_corrupt() => "StorageError",
         _ if error.is_corrupt() => "CorruptError",
         _ => "Error",
     }
+}
+
+fn of_gpu(error: &GpuError) -> &'static str {
+    match error {
+        GpuError::Store(_) => "StorageError",
+        GpuError::Tensors { .. } | GpuError::Differs { .. } => "CorruptError",
+        GpuError::Wrong { .. } => "ConfigError",
+        _ if error.is_device() => "DeviceError",
+        _ => "Error",
+    }
+}
+
+pub(crate) fn gpu(error: &GpuError) -> PyErr {
+    raise(of_gpu(error), &chain(error), error.hint())
 }
 
 fn of_shard(error: &ShardError) -> &'static str {

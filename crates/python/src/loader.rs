@@ -2,7 +2,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State};
+use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State, Stats};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -15,12 +15,12 @@ pub(crate) struct Loader {
     /// Not dropped in a child of `fork`: its threads are not there to be joined.
     inner: ManuallyDrop<forebay_load::Loader>,
     process: u32,
-    paths: Vec<PathBuf>,
-    weights: Option<Vec<f64>>,
-    config: Config,
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) weights: Option<Vec<f64>>,
+    pub(crate) config: Config,
     stride: u64,
     /// Hand over which samples they are. Each column costs some microseconds in Python.
-    samples: bool,
+    pub(crate) samples: bool,
     pool: Arc<Pool>,
 }
 
@@ -74,6 +74,21 @@ fn one_of<T: Copy>(what: &str, found: &str, known: &[(&str, T)]) -> PyResult<T> 
         let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
         error::config(&format!("{what}: expected one of {}, found {found:?}", names.join(", ")))
     })
+}
+
+pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, PyDict>> {
+    let found = PyDict::new(py);
+    found.set_item("steps", stats.steps)?;
+    found.set_item("tokens", stats.tokens)?;
+    found.set_item("loader_bound_steps", stats.bound)?;
+    found.set_item("stall_share", stats.stall_share())?;
+    for (name, time) in stats.total.times() {
+        found.set_item(format!("{name}_seconds"), time.as_secs_f64())?;
+    }
+    found.set_item("mapped_bytes", stats.total.mapped_bytes)?;
+    found.set_item("read_bytes", stats.total.read_bytes)?;
+    found.set_item("verdict", stats.verdict())?;
+    Ok(found)
 }
 
 #[pymethods]
@@ -208,19 +223,7 @@ impl Loader {
 
     /// Sums over all steps, and the verdict.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.inner.stats();
-        let found = PyDict::new(py);
-        found.set_item("steps", stats.steps)?;
-        found.set_item("tokens", stats.tokens)?;
-        found.set_item("loader_bound_steps", stats.bound)?;
-        found.set_item("stall_share", stats.stall_share())?;
-        for (name, time) in stats.total.times() {
-            found.set_item(format!("{name}_seconds"), time.as_secs_f64())?;
-        }
-        found.set_item("mapped_bytes", stats.total.mapped_bytes)?;
-        found.set_item("read_bytes", stats.total.read_bytes)?;
-        found.set_item("verdict", stats.verdict())?;
-        Ok(found)
+        stats(py, self.inner.stats())
     }
 
     fn prometheus(&self) -> String {
