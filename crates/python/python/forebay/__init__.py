@@ -17,12 +17,15 @@ from typing import Any
 
 from . import _core, errors
 from ._core import Documents
+from ._core import DeviceLoader as _DeviceCore
 from ._core import Loader as _Core
+from ._core import Shared as _Shared
 from ._core import Tensor as _Tensor
 from ._core import __version__
 from .errors import Error
+from .tensors import load_safetensors, save_checkpoint
 
-__all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "prep", "run"]
+__all__ = ["Documents", "Error", "Loader", "__version__", "errors", "load_safetensors", "open", "prep", "run", "save_checkpoint"]
 
 
 def _torch() -> Any:
@@ -43,6 +46,17 @@ def _torch_or_numpy() -> Any:
         return _torch()
     except ImportError:
         return _numpy()
+
+
+def _ordinal(device: Any) -> int | None:
+    """Number of a CUDA device by its name or `torch.device`; None for the CPU."""
+    name = str(device)
+    if name == "cpu":
+        return None
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and (number.isdecimal() or name == "cuda"):
+        return int(number or 0)
+    raise errors.ConfigError(f"device: expected 'cpu' or 'cuda:N', found {name!r}")
 
 
 _OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": lambda: lambda tensor: tensor}
@@ -80,6 +94,11 @@ class Loader:
         on_corrupt: With `verify`: `"fail"`, or `"skip"`: other samples come instead, the same on
             every rank, and the state says so.
         plan_dir: Keep the plan of best-fit in this directory for the next time.
+        device: `"cpu"`, or `"cuda:0"`: columns are made on the device out of the tokens as they are
+            stored, `prefetch` batches ahead. Tensors are handed over in the order of streams: the
+            current stream of PyTorch waits for them, the host does not.
+        device_memory: Bytes of device memory at most, with the batches that the consumer holds.
+        on_device_error: `"fail"`, or `"host"`: go on with batches on the host; `io_path` says why.
     """
 
     def __init__(
@@ -106,9 +125,12 @@ class Loader:
         verify: bool = False,
         on_corrupt: str = "fail",
         plan_dir: str | _os.PathLike[str] | None = None,
+        device_memory: int = 1 << 30,
+        on_device_error: str = "fail",
     ):
-        if device != "cpu":
-            raise errors.ConfigError(f"device: expected 'cpu', found {device!r}", "move the batch: `batch['input_ids'].to(device)`")
+        ordinal = _ordinal(device)
+        if on_device_error not in ("fail", "host"):
+            raise errors.ConfigError(f"on_device_error: expected 'fail' or 'host', found {on_device_error!r}")
         if output not in _OUTPUTS:
             raise errors.ConfigError(f"output: expected one of {', '.join(_OUTPUTS)}, found {output!r}")
         mixture = isinstance(path, Mapping)
@@ -139,7 +161,13 @@ class Loader:
             on_corrupt=on_corrupt,
             plan_dir=plan_dir,
         )
+        if ordinal is not None:
+            if output == "numpy":
+                raise errors.ConfigError("output: expected 'torch' or 'dlpack' with a device, found 'numpy'")
+            fall_back = on_device_error == "host"
+            self._core = _DeviceCore(self._core, ordinal=ordinal, ahead=prefetch, memory=device_memory, path="auto", fall_back=fall_back)
         self._output = output
+        self._convert_shared = None
         self._convert = None
         # The epoch that a `for` loop is in: it ends where the next one begins.
         self._epoch: int | None = None
@@ -167,7 +195,22 @@ class Loader:
         for name, value in batch.items():
             if type(value) is _Tensor:
                 batch[name] = convert(value)
+            elif type(value) is _Shared:
+                batch[name] = self._share(value)
         return batch
+
+    def _share(self, value: _Shared) -> Any:
+        """A column on the device. PyTorch is handed the array itself: it names its stream."""
+        if self._convert_shared is None:
+            if self._output == "dlpack":
+                self._convert_shared = lambda shared: shared
+            else:
+                try:
+                    from torch.utils.dlpack import from_dlpack
+                except ImportError as error:
+                    raise errors.ConfigError(f"output: expected torch for tensors on a device, found none: {error}", "`output='dlpack'` needs no torch") from error
+                self._convert_shared = from_dlpack
+        return self._convert_shared(value)
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -231,6 +274,8 @@ class Loader:
 
     def explain(self) -> list[dict[str, Any]]:
         """Shard, document and bytes of every row of the batch that comes next."""
+        if isinstance(self._core, _DeviceCore):
+            raise errors.ConfigError("explain: expected a loader with device='cpu', found one of a device", "open the same loader without `device`")
         return self._core.explain()
 
     def stats(self) -> dict[str, Any]:
@@ -243,11 +288,13 @@ class Loader:
 
     @property
     def io_path(self) -> str:
-        """How bytes came so far: `map` out of the page cache, `read` by system calls."""
+        """How bytes came so far: `map` out of the page cache, `read` by system calls; with a device, which
+        way they take to it, and why."""
+        way = f"; {self._core.io_path()}" if isinstance(self._core, _DeviceCore) else ""
         stats = self._core.stats()
         parts = {"map": stats["mapped_bytes"], "read": stats["read_bytes"]}
         whole = sum(parts.values()) or 1
-        return ", ".join(f"{name} {100 * value / whole:.1f} %" for name, value in parts.items())
+        return ", ".join(f"{name} {100 * value / whole:.1f} %" for name, value in parts.items()) + way
 
     def _take_every(self, stride: int) -> None:
         """One of `stride` global batches from now on: the share of one of as many workers."""

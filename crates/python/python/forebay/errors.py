@@ -33,6 +33,10 @@ class CorruptError(Error):
     """Files that are not as they were written."""
 
 
+class DeviceError(Error, RuntimeError):
+    """A GPU that is not there, or that refuses."""
+
+
 class StateError(Error, ValueError):
     """A state of another dataset or order."""
 
