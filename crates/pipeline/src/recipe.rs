@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{Execution, Options, Steps};
 use crate::progress::Progress;
-use crate::{Error, Finished, Result};
+use crate::{Error, Finished, Result, journal};
 
 mod dedup;
 mod parse;
@@ -139,6 +139,8 @@ pub struct Machine {
     /// Scratch files; beside the output if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmp_dir: Option<PathBuf>,
+    /// Where an input cannot be read, read all others before the run stops.
+    pub keep_going: bool,
 }
 
 /// Who runs the tasks.
@@ -192,7 +194,13 @@ impl Default for Output {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { executor: Executor::Local, threads: None, memory: Size(4 << 30), tmp_dir: None }
+        Self {
+            executor: Executor::Local,
+            threads: None,
+            memory: Size(4 << 30),
+            tmp_dir: None,
+            keep_going: false,
+        }
     }
 }
 
@@ -337,7 +345,10 @@ impl Job {
     /// As [`run()`](crate::run()).
     pub fn run(&self, progress: &Progress) -> Result<Finished> {
         let Self { stage, inputs, out, options, vocabulary, execution } = self;
-        crate::run(stage, inputs, out, options, vocabulary.as_ref(), execution, progress)
+        let vocabulary = vocabulary.as_ref();
+        journal::kept(out, "run", || {
+            crate::run(stage, inputs, out, options, vocabulary, execution, progress)
+        })
     }
 }
 
@@ -377,6 +388,7 @@ impl Machine {
             fresh: false,
             verify_tokens: 0.0,
             stats: false,
+            keep_going: self.keep_going,
         }
     }
 }

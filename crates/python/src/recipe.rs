@@ -27,6 +27,13 @@ pub(crate) fn run(py: Python<'_>, recipe: &str, fresh: bool) -> PyResult<String>
     Ok(told(&job, &finished))
 }
 
+/// The stages of a recipe of JSON in their order, each with whether shares do it.
+#[pyfunction]
+pub(crate) fn stages(recipe: &str) -> PyResult<Vec<(&'static str, bool)>> {
+    let stages = job(recipe)?.stages();
+    Ok(stages.into_iter().map(|stage| (stage.stage, stage.shares)).collect())
+}
+
 /// Does one task of a recipe of JSON; returns JSON after the last of them, else nothing.
 #[pyfunction]
 pub(crate) fn perform(
@@ -37,16 +44,11 @@ pub(crate) fn perform(
     of: usize,
 ) -> PyResult<Option<String>> {
     let share = Share { number, of };
-    let task = match stage {
-        _ if number >= of => return Err(error::config("share: expected a number below `of`")),
-        "read" => Task::Read(share),
-        "find" => Task::Find,
-        "write" => Task::Write(share),
-        "finish" => Task::Finish,
-        other => {
-            let message = format!("stage: expected read, find, write or finish, found {other:?}");
-            return Err(error::config(&message));
-        }
+    if number >= of {
+        return Err(error::config("share: expected a number below `of`"));
+    }
+    let Some(task) = Task::parse(stage, share) else {
+        return Err(error::config(&format!("stage: expected one of `stages`, found {stage:?}")));
     };
     let job = job(recipe)?;
     let finished = watched(py, |progress| job.perform(task, progress))?;
