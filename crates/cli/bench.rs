@@ -26,6 +26,7 @@ pub struct Bench {
 enum What {
     Storage(Box<Storage>),
     Checkpoint(CheckpointArgs),
+    Sort(crate::bench_sort::SortArgs),
 }
 
 impl Bench {
@@ -33,6 +34,7 @@ impl Bench {
         let done = match self.what {
             What::Storage(verb) => verb.run(global, report),
             What::Checkpoint(verb) => verb.run(report),
+            What::Sort(verb) => verb.run(global, report),
         };
         done.map_err(|error| match error.downcast::<Error>() {
             Ok(Error::Usage(what)) => Usage(what).into(),

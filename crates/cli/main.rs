@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod bench_sort;
 mod cluster;
 mod compat;
 mod dedup;

@@ -37,6 +37,7 @@ mod plan;
 mod progress;
 mod read;
 pub mod recipe;
+pub mod records;
 mod removed;
 mod round;
 mod run;
