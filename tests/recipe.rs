@@ -65,6 +65,12 @@ fn what_is_set_is_what_runs() {
         plan["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["read", "dedup", "write", "finish"]);
     assert!(plan["files"].as_u64().unwrap() > 4, "{plan}");
+    let tasks = run(&path, &["--print-plan", "-v"]).exits(0);
+    let told = plan["stages"].as_array().unwrap().iter().map(|s| s["tasks"].as_u64().unwrap());
+    let all: usize = tasks.stdout.lines().filter(|line| line.contains(".part")).count();
+    assert_eq!(all as u64, told.into_iter().next().unwrap(), "{tasks:?}");
+    assert!(tasks.stdout.contains("prose.jsonl → spool/"), "{tasks:?}");
+    assert!(tasks.stdout.contains("→ shard-00000.parquet"), "{tasks:?}");
     assert_eq!(plan["out"], dir.path().join("other").to_str().unwrap());
     assert!(!dir.path().join("other").exists(), "nothing was done");
 }

@@ -1,11 +1,11 @@
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
 use forebay_pipeline::recipe::TEMPLATE;
-use forebay_pipeline::{Recipe, Status, outline, slurm, status};
+use forebay_pipeline::{Outline, PlannedTask, Recipe, Status, slurm, status};
 use serde_json::json;
 
 use crate::args::Global;
@@ -28,7 +28,7 @@ pub struct RunRecipe {
     /// Where an input cannot be read, read all others before the run stops
     #[arg(long)]
     keep_going: bool,
-    /// Only say what it would do: stages, tasks, files, bytes
+    /// Only say what it would do: stages, files, bytes; with -v every task
     #[arg(long, conflicts_with = "fresh")]
     print_plan: bool,
     /// Only say how far it is; from any machine that sees the output
@@ -100,10 +100,18 @@ impl RunRecipe {
         recipe.execution.keep_going |= self.keep_going;
         let mut job = recipe.job()?;
         if self.print_plan {
-            let (files, bytes, stages) = outline(&job)?;
+            let outline = Outline::new(&job)?;
+            let Outline { files, bytes, ref stages, .. } = outline;
+            if global.verbose && !global.json {
+                let mut stdout = BufWriter::new(std::io::stdout().lock());
+                for PlannedTask { stage, reads, writes } in outline.tasks() {
+                    writeln!(stdout, "{stage:<7}{reads} → {writes}")?;
+                }
+                stdout.flush()?;
+            }
             let size = format::bytes(bytes);
             report.line(format!("{}: {files} files, {size} → {}", job.stage, job.out.display()));
-            for stage in &stages {
+            for stage in stages {
                 report.line(format!(
                     "{:<7}{:>10} × {:<20} {} → {}",
                     stage.stage,

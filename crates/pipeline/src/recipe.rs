@@ -29,14 +29,15 @@ use forebay_transform::tokenize::{self, EosPolicy, SpecialTokens, Vocabulary};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Execution, Options, Steps};
-use crate::progress::Progress;
-use crate::{Error, Finished, Result, journal};
+use crate::{Error, Result};
 
 mod dedup;
+mod job;
 mod parse;
 mod values;
 
 pub use dedup::{CutPolicy, Dedup, EvalPolicy, Preset};
+pub use job::Job;
 pub use values::{Share, Size, parse_bytes};
 
 /// A recipe with every key, as `forebay recipe init` writes it.
@@ -204,23 +205,6 @@ impl Default for Machine {
     }
 }
 
-/// A recipe, ready to run.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The verb that it amounts to; for the lineage.
-    pub stage: &'static str,
-    /// Files, globs or directories.
-    pub inputs: Vec<String>,
-    /// Directory of the dataset.
-    pub out: PathBuf,
-    /// What the output depends on.
-    pub options: Options,
-    /// If text becomes tokens.
-    pub vocabulary: Option<Vocabulary>,
-    /// What it does not depend on.
-    pub execution: Execution,
-}
-
 impl Recipe {
     /// Reads the recipe at `path`; `set` are `KEY=VALUE`, such as `dedup.threshold=0.9`, that stand
     /// for what is in the file.
@@ -324,6 +308,7 @@ impl Recipe {
                 stats: self.output.stats,
                 ..self.execution.get()
             },
+            tokenizer: job::Built::default(),
         })
     }
 
@@ -335,20 +320,6 @@ impl Recipe {
             (None, None, Some(_)) => "shuffle",
             _ => "prep",
         }
-    }
-}
-
-impl Job {
-    /// Runs it, or goes on where it stopped.
-    ///
-    /// # Errors
-    /// As [`run()`](crate::run()).
-    pub fn run(&self, progress: &Progress) -> Result<Finished> {
-        let Self { stage, inputs, out, options, vocabulary, execution } = self;
-        let vocabulary = vocabulary.as_ref();
-        journal::kept(out, "run", || {
-            crate::run(stage, inputs, out, options, vocabulary, execution, progress)
-        })
     }
 }
 

@@ -296,10 +296,7 @@ pub(crate) fn allow_many_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-pub(crate) fn load_tokenizer(
-    work: &Work,
-    vocabulary: Option<&Vocabulary>,
-) -> Result<Option<Tokenizer>> {
+fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option<Tokenizer>> {
     let options = work.plan.options.steps.tokenize.as_ref();
     Ok(match (options, vocabulary) {
         (Some(options), Some(vocabulary)) => Some(Tokenizer::load(vocabulary, options)?),

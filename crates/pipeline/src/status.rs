@@ -1,10 +1,9 @@
-//! What a run would do, and how far one is: from files alone, so from any machine that sees them.
+//! How far a run is: from files alone, so from any machine that sees them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use forebay_shard::input::{self, Source};
 use forebay_shard::manifest::{self, Manifest, WORK};
 use forebay_store::Lock;
 use serde::Serialize;
@@ -13,59 +12,8 @@ use crate::Result;
 use crate::journal::{self, Failure};
 use crate::part::Part;
 use crate::plan::Plan;
-use crate::recipe::Job;
 use crate::round::Round;
 use crate::task::Share;
-
-/// A stage of a run that is yet to come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stage {
-    /// Its name.
-    pub stage: &'static str,
-    /// Tasks that can be done apart, and again; about, where inputs are compressed.
-    pub tasks: u64,
-    /// What a task is.
-    pub task: &'static str,
-    /// What it reads.
-    pub reads: &'static str,
-    /// What it leaves behind.
-    pub writes: &'static str,
-}
-
-/// The stages of `job`, in their order, with the number of files and bytes that it reads.
-///
-/// # Errors
-/// If an input cannot be found.
-pub fn outline(job: &Job) -> Result<(u64, u64, Vec<Stage>)> {
-    let options = &job.options;
-    let sources = input::discover(&job.inputs, &options.input, Some(&job.out))?;
-    let files = || sources.iter().flat_map(Source::files);
-    let bytes: u64 = files().map(|file| file.bytes).sum();
-    let part_bytes = Plan::part_bytes(bytes);
-    let parts = files().map(|file| file.bytes.div_ceil(part_bytes).max(1)).sum();
-    let steps = &options.steps;
-    let finds = steps.exact || steps.fuzzy.is_some() || steps.url_field.is_some();
-    let mut stages = vec![Stage {
-        stage: "read",
-        tasks: parts,
-        task: "a part of an input",
-        reads: "inputs",
-        writes: "spool parts: texts by shuffle key, keys of dedup",
-    }];
-    let mut stage = |stage, tasks, task, reads, writes| {
-        stages.push(Stage { stage, tasks, task, reads, writes });
-    };
-    if finds {
-        stage("dedup", 1, "all keys, sorted", "keys of spool parts", "survivor of every document");
-    }
-    if !steps.cuts.is_empty() {
-        stage("cuts", 1, "all pieces, sorted", "texts of spool parts", "ranges of bytes");
-    }
-    let shards = bytes.div_ceil(options.shard_bytes.max(1)).max(1);
-    stage("write", shards, "a shard", "a key range of every spool part", "shards");
-    stage("finish", 1, "the dataset", "shards", "removed/, index, manifest");
-    Ok((files().count() as u64, bytes, stages))
-}
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -19,7 +19,7 @@ use forebay_store::Lock;
 use crate::progress::Progress;
 use crate::recipe::Job;
 use crate::round::Round;
-use crate::run::{Asked, Equipment, Finished, allow_many_files, load_tokenizer};
+use crate::run::{Asked, Equipment, Finished, allow_many_files};
 use crate::work::{Start, Work};
 use crate::{Error, Result, dedup, journal, read, round, write};
 
@@ -140,7 +140,7 @@ impl Job {
     }
 
     fn attempt(&self, task: Task, progress: &Progress) -> Result<Option<Finished>> {
-        let Self { stage, inputs, out, options, vocabulary, execution } = self;
+        let Self { stage, inputs, out, options, vocabulary, execution, .. } = self;
         let vocabulary = vocabulary.as_ref();
         let asked = Asked::new(stage, inputs, out, options, vocabulary)?;
         let work = match Work::join(out, asked.plan.clone())? {
@@ -174,15 +174,13 @@ impl Job {
         match task {
             Task::Read(_) | Task::Search(..) | Task::Find => Ok(None),
             Task::Write(share) => {
-                let tokenizer = load_tokenizer(&work, vocabulary)?;
-                let equipment = Equipment::new(&work, tokenizer.as_ref(), vocabulary, execution)?;
+                let equipment = Equipment::new(&work, self.tokenizer()?, vocabulary, execution)?;
                 let (outcome, encoder) = (found.outcome(), equipment.encoder());
                 write::run(&work, &outcome, &encoder, share, execution, progress)?;
                 Ok(None)
             }
             Task::Finish => {
-                let tokenizer = load_tokenizer(&work, vocabulary)?;
-                let tokenizer = tokenizer.as_ref();
+                let tokenizer = self.tokenizer()?;
                 asked.finish(work, &found, tokenizer, vocabulary, execution, progress).map(Some)
             }
         }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_pipeline::{Finished, Job, Progress, Recipe, Result, Share, Task};
 use pyo3::prelude::*;
@@ -50,9 +50,23 @@ pub(crate) fn perform(
     let Some(task) = Task::parse(stage, share) else {
         return Err(error::config(&format!("stage: expected one of `stages`, found {stage:?}")));
     };
-    let job = job(recipe)?;
+    let job = kept(recipe)?;
     let finished = watched(py, |progress| job.perform(task, progress))?;
     Ok(finished.map(|finished| told(&job, &finished)))
+}
+
+/// The job of a recipe, with what it has built: a worker does many tasks of one.
+fn kept(recipe: &str) -> PyResult<Job> {
+    static LAST: Mutex<Option<(String, Job)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, job)) = &*last
+        && of == recipe
+    {
+        return Ok(job.clone());
+    }
+    let job = job(recipe)?;
+    *last = Some((recipe.to_owned(), job.clone()));
+    Ok(job)
 }
 
 fn job(recipe: &str) -> PyResult<Job> {

@@ -49,8 +49,8 @@ pub enum Error {
     #[error("stopped; the same command goes on where this one ended")]
     Stopped,
     /// Another process holds the directory.
-    #[error("{path} is in use by another run")]
-    Locked { path: PathBuf },
+    #[error("{path} is in use by {}", if holder.is_empty() { "another process" } else { holder })]
+    Locked { path: PathBuf, holder: String },
 }
 
 /// `EMFILE`; [`std::io::ErrorKind`] has no name for it.
@@ -103,7 +103,10 @@ impl Error {
                 Some("copy it again; if it differs again, distrust disk or memory".into())
             }
             Self::Stopped => None,
-            Self::Locked { .. } => Some("wait for it, or stop it; both may not write here".into()),
+            Self::Locked { path, .. } => Some(format!(
+                "wait for it, or stop it; if its machine is gone and the file system keeps its lock, delete {}",
+                path.display()
+            )),
         }
     }
 }
