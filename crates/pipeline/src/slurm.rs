@@ -45,14 +45,16 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
     let quoted = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"));
     let (program, file) = (quoted(program), quoted(&directory.join("recipe.toml")));
     let stages = job.stages();
-    for StageTasks { stage, shares } in stages.iter().copied() {
+    for tasks_of in stages.iter().copied() {
+        let StageTasks { stage, most } = tasks_of;
+        let (shares, count) = (most > 1, tasks_of.count(tasks));
         let array = if shares {
-            format!("#SBATCH --array=0-{}\n#SBATCH --output={stage}-%A-%a.log\n", tasks - 1)
+            format!("#SBATCH --array=0-{}\n#SBATCH --output={stage}-%A-%a.log\n", count - 1)
         } else {
             format!("#SBATCH --output={stage}-%A.log\n")
         };
         let share = match stage {
-            _ if shares => format!(" --share \"$SLURM_ARRAY_TASK_ID/{tasks}\""),
+            _ if shares => format!(" --share \"$SLURM_ARRAY_TASK_ID/{count}\""),
             "group" => format!(" --share 0/{tasks}"),
             _ => String::new(),
         };

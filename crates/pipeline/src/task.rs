@@ -52,9 +52,19 @@ pub enum Task {
 pub struct StageTasks {
     /// As [`Task::parse`] takes it.
     pub stage: &'static str,
-    /// Any number of tasks; otherwise there is one.
-    pub shares: bool,
+    /// So many tasks at most; what reads columns of keys reads them whole, whatever its share.
+    pub most: usize,
 }
+
+impl StageTasks {
+    /// How many tasks it has, if other stages have `tasks`.
+    pub fn count(&self, tasks: usize) -> usize {
+        tasks.clamp(1, self.most)
+    }
+}
+
+/// Each reads the column: 16 B a document.
+const MOST_OF_A_COLUMN: usize = 64;
 
 impl Task {
     /// The task of a stage by its name. A stage that is done by one machine has no shares, but
@@ -120,11 +130,18 @@ impl FromStr for Share {
 impl Job {
     /// The stages of the run in their order: each may begin when all tasks of the one before are done.
     pub fn stages(&self) -> Vec<StageTasks> {
-        let shares = |stage| StageTasks { stage, shares: true };
-        let single = |stage| StageTasks { stage, shares: false };
-        let rounds = Round::all(&self.options.steps).into_iter().map(|round| match round {
-            Round::Group => single(round.name()),
-            _ => shares(round.name()),
+        let shares = |stage| StageTasks { stage, most: usize::MAX };
+        let single = |stage| StageTasks { stage, most: 1 };
+        let bands = self.options.steps.fuzzy.map_or(1, |fuzzy| fuzzy.bands);
+        let rounds = Round::all(&self.options.steps).into_iter().map(|round| StageTasks {
+            stage: round.name(),
+            most: match round {
+                Round::Group => 1,
+                Round::Exact | Round::Url => MOST_OF_A_COLUMN,
+                // A share of a quarter of a band reads it all.
+                Round::Link => 4 * bands,
+                Round::Compare => usize::MAX,
+            },
         });
         let ends = [single("find"), shares("write"), single("finish")];
         [shares("read")].into_iter().chain(rounds).chain(ends).collect()

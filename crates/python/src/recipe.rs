@@ -27,11 +27,12 @@ pub(crate) fn run(py: Python<'_>, recipe: &str, fresh: bool) -> PyResult<String>
     Ok(told(&job, &finished))
 }
 
-/// The stages of a recipe of JSON in their order, each with whether shares do it.
+/// The stages of a recipe of JSON in their order, each with how many tasks it has where others have
+/// `tasks`.
 #[pyfunction]
-pub(crate) fn stages(recipe: &str) -> PyResult<Vec<(&'static str, bool)>> {
+pub(crate) fn stages(recipe: &str, tasks: usize) -> PyResult<Vec<(&'static str, usize)>> {
     let stages = job(recipe)?.stages();
-    Ok(stages.into_iter().map(|stage| (stage.stage, stage.shares)).collect())
+    Ok(stages.into_iter().map(|stage| (stage.stage, stage.count(tasks))).collect())
 }
 
 /// Does one task of a recipe of JSON; returns JSON after the last of them, else nothing.

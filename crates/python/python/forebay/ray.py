@@ -65,22 +65,19 @@ def run(
                 del resources["memory"]
         remote = ray.remote(**resources)(_perform)
         found = None
-        for stage, has_shares in _core.stages(recipe):
-            found = _stage(ray, remote, recipe, stage, of, has_shares, progress)
+        for stage, count in _core.stages(recipe, of):
+            found = _stage(ray, remote, recipe, stage, count, of if stage == "group" else count, progress)
         return json.loads(found[0])
     finally:
         if ours:
             ray.shutdown()
 
 
-def _stage(ray: Any, remote: Any, recipe: str, stage: str, of: int, has_shares: bool, progress: Any) -> dict[int, str | None]:
+def _stage(ray: Any, remote: Any, recipe: str, stage: str, count: int, of: int, progress: Any) -> dict[int, str | None]:
     """All tasks of a stage, and second copies of those that take long."""
-    if not has_shares and stage != "group":
-        of = 1
-    count = of if has_shares else 1
     begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in range(count)}
     # Two machines may not settle who stays at once, nor finish.
-    may_copy = has_shares
+    may_copy = count > 1
     copied: set[int] = set()
     done: dict[int, str | None] = {}
     took: list[float] = []
