@@ -211,6 +211,46 @@ fn machines_must_agree() {
     task(&recipe, "read", "1/2").complains(&["forebay version"]);
 }
 
+/// The store becomes read-only between two tasks, then too small for one node's share.
+#[test]
+fn a_store_that_cannot_be_written_stops_a_task_and_no_more() {
+    let dir = temp();
+    let store = dir.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let mount = |options: &str| {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&store);
+        command.output().is_ok_and(|output| output.status.success())
+    };
+    if !mount("size=64m") {
+        println!("skipped: mounting needs rights that this machine does not give");
+        return;
+    }
+    let text = fs::read_to_string(recipe(dir.path())).unwrap();
+    let recipe = write(store.join("recipe.toml"), text);
+    let first = task(&recipe, "read", "0/2");
+    let locked = mount("remount,ro") && {
+        let refused = task(&recipe, "read", "1/2");
+        mount("remount,rw,size=3m") && {
+            let full = task(&recipe, "read", "1/2");
+            mount("remount,rw,size=64m") && {
+                refused.complains(&["ead-only"]);
+                full.complains(&["o space left"]);
+                true
+            }
+        }
+    };
+    let rest: Vec<Ran> = [("read", "1/2"), ("find", ""), ("write", ""), ("finish", "")]
+        .map(|(stage, share)| task(&recipe, stage, share))
+        .into();
+    let found = hashes(&store.join("out"));
+    let _ = Command::new("umount").arg(&store).output();
+    first.exits(0);
+    assert!(locked, "the mount could not be changed");
+    rest.into_iter().for_each(|ran| drop(ran.exits(0)));
+    assert_eq!(found, hashes(prepared()));
+}
+
 /// Honours what the scripts ask of Slurm: numbers of jobs, arrays, order.
 const SBATCH: &str = r#"#!/usr/bin/env bash
 set -euo pipefail

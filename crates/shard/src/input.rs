@@ -254,7 +254,8 @@ impl Found<'_> {
     fn walk(&mut self, directory: &Path) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("list", directory, e);
         // Links may lead in circles.
-        if !self.seen.insert(directory.canonicalize().map_err(wrap)?) {
+        let canonical = directory.canonicalize().map_err(wrap)?;
+        if !self.seen.insert(canonical.clone()) {
             return Ok(());
         }
         if Manifest::is_in(directory) {
@@ -277,31 +278,40 @@ impl Found<'_> {
         }
         let mut entries = std::fs::read_dir(directory)
             .map_err(wrap)?
-            .map(|entry| entry.map(|entry| entry.path()))
+            .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(wrap)?;
-        entries.sort();
-        for path in entries {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        for (path, kind) in entries {
             let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
             if hidden {
                 continue;
             }
-            if path.is_dir() {
+            if kind.is_dir() || kind.is_symlink() && path.is_dir() {
                 self.walk(&path)?;
             } else if self.options.format != Format::Auto || format_by_name(&path).is_some() {
-                self.add_file(&path, false)?;
+                // What is no link has its canonical name: a million files need not be asked.
+                let name = path.file_name().filter(|_| !kind.is_symlink());
+                self.add_known(&path, false, name.map(|name| canonical.join(name)))?;
             }
         }
         Ok(())
     }
 
     fn add_file(&mut self, path: &Path, is_shard: bool) -> Result<()> {
+        self.add_known(path, is_shard, None)
+    }
+
+    fn add_known(&mut self, path: &Path, is_shard: bool, canonical: Option<PathBuf>) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("open", path, e);
         let metadata = std::fs::metadata(path).map_err(wrap)?;
         if !metadata.is_file() {
             return Err(Error::NotAFile { path: path.to_path_buf() });
         }
-        let canonical = path.canonicalize().map_err(wrap)?;
+        let canonical = match canonical {
+            Some(canonical) => canonical,
+            None => path.canonicalize().map_err(wrap)?,
+        };
         if !self.seen.insert(canonical) {
             return Ok(());
         }
@@ -367,6 +377,12 @@ mod tests {
         };
         let names = ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"];
         names.iter().for_each(|name| put(name));
+        let link = |to: &str, name| {
+            std::os::unix::fs::symlink(dir.path().join(to), dir.path().join(name)).unwrap();
+        };
+        // A circle, and a second name.
+        link("", "a/up");
+        link("a/z.txt", "e.txt");
         let root = dir.path().to_str().unwrap().to_owned();
         let inputs = [format!("{root}/b.jsonl"), root.clone()];
         let sources = discover(&inputs, &Options::default(), None).unwrap();
