@@ -11,6 +11,7 @@
 //! parts it yields are parsed on any thread. Memory is a part per thread, whatever the file's size.
 
 use std::collections::HashSet;
+use std::fs::{FileType, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -282,7 +283,8 @@ impl Found<'_> {
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(wrap)?;
         entries.sort_by(|(a, _), (b, _)| a.cmp(b));
-        for (path, kind) in entries {
+        let metadata = metadata(&entries);
+        for ((path, kind), metadata) in entries.into_iter().zip(metadata) {
             let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
             if hidden {
                 continue;
@@ -292,19 +294,26 @@ impl Found<'_> {
             } else if self.options.format != Format::Auto || format_by_name(&path).is_some() {
                 // What is no link has its canonical name: a million files need not be asked.
                 let name = path.file_name().filter(|_| !kind.is_symlink());
-                self.add_known(&path, false, name.map(|name| canonical.join(name)))?;
+                let metadata = metadata.unwrap_or_else(|| std::fs::metadata(&path));
+                self.add_known(&path, false, metadata, name.map(|name| canonical.join(name)))?;
             }
         }
         Ok(())
     }
 
     fn add_file(&mut self, path: &Path, is_shard: bool) -> Result<()> {
-        self.add_known(path, is_shard, None)
+        self.add_known(path, is_shard, std::fs::metadata(path), None)
     }
 
-    fn add_known(&mut self, path: &Path, is_shard: bool, canonical: Option<PathBuf>) -> Result<()> {
+    fn add_known(
+        &mut self,
+        path: &Path,
+        is_shard: bool,
+        metadata: std::io::Result<Metadata>,
+        canonical: Option<PathBuf>,
+    ) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("open", path, e);
-        let metadata = std::fs::metadata(path).map_err(wrap)?;
+        let metadata = metadata.map_err(wrap)?;
         if !metadata.is_file() {
             return Err(Error::NotAFile { path: path.to_path_buf() });
         }
@@ -331,6 +340,29 @@ impl Found<'_> {
         Ok(())
     }
 }
+
+/// Of regular files: size and time, asked for by many threads where there are many, since each
+/// question may go over a network.
+fn metadata(entries: &[(PathBuf, FileType)]) -> Vec<Option<std::io::Result<Metadata>>> {
+    let ask = |entries: &[(PathBuf, FileType)]| -> Vec<_> {
+        let files = entries.iter().map(|(path, kind)| kind.is_file().then_some(path));
+        files.map(|path| path.map(std::fs::metadata)).collect()
+    };
+    if entries.len() <= FEW_FILES {
+        return ask(entries);
+    }
+    std::thread::scope(|scope| {
+        let shares = entries.chunks(entries.len().div_ceil(ASKING_THREADS));
+        let asked: Vec<_> = shares.map(|share| scope.spawn(move || ask(share))).collect();
+        let answers = asked.into_iter().flat_map(|share| {
+            share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        answers.collect()
+    })
+}
+
+const FEW_FILES: usize = 256;
+const ASKING_THREADS: usize = 8;
 
 /// By ending, `.gz` and `.zst` aside. `None` for what a directory walk leaves out.
 fn format_by_name(path: &Path) -> Option<Format> {
