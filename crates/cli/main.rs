@@ -18,6 +18,7 @@ mod recipe;
 mod report;
 mod run;
 mod shard_format;
+mod staging;
 mod stats;
 mod task;
 mod tokenize;

@@ -13,9 +13,12 @@ mod adapt;
 #[cfg(feature = "s3")]
 mod attempt;
 #[cfg(feature = "s3")]
+pub mod cache;
+#[cfg(feature = "s3")]
 mod client;
 #[cfg(feature = "s3")]
 mod data;
+mod find;
 #[cfg(feature = "s3")]
 mod gate;
 mod hedge;
@@ -36,6 +39,7 @@ pub mod tree;
 pub use adapt::Concurrency;
 #[cfg(feature = "s3")]
 pub use client::{Entry, Remote, Settings, Stats};
+pub use find::{Found, Localized, find, local, read};
 pub use hedge::Hedge;
 pub use retry::Retry;
 #[cfg(feature = "s3")]

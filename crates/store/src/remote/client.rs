@@ -31,6 +31,8 @@ pub struct Settings {
     pub hedge_share: f64,
     /// Requests in flight at most.
     pub most: usize,
+    /// Just so many in flight, whatever they bring; for measurements.
+    pub at_once: Option<usize>,
     /// Another endpoint than that of the environment.
     pub endpoint: Option<String>,
     /// Access key and secret, instead of those of the environment.
@@ -40,15 +42,24 @@ pub struct Settings {
 impl std::fmt::Debug for Settings {
     /// Without the credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { deadline, attempt, hedge_share, most, endpoint, credentials: _ } = self;
-        write!(f, "Settings({deadline:?}, {attempt:?}, {hedge_share}, {most}, {endpoint:?})")
+        let Self { deadline, attempt, hedge_share, most, at_once, endpoint, credentials: _ } = self;
+        let numbers = (hedge_share, most, at_once);
+        write!(f, "Settings({deadline:?}, {attempt:?}, {numbers:?}, {endpoint:?})")
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (deadline, attempt) = (Duration::from_secs(120), Duration::from_secs(20));
-        Self { deadline, attempt, hedge_share: 0.05, most: 64, endpoint: None, credentials: None }
+        Self {
+            deadline,
+            attempt,
+            hedge_share: 0.05,
+            most: 64,
+            at_once: None,
+            endpoint: None,
+            credentials: None,
+        }
     }
 }
 
@@ -140,7 +151,10 @@ impl Remote {
             data,
             control,
             hedge: Mutex::new(Hedge::new(0.95, settings.hedge_share)),
-            gate: Gate::new(Concurrency::new(8, 2, settings.most)),
+            gate: Gate::new(match settings.at_once {
+                Some(n) => Concurrency::new(n, n, n),
+                None => Concurrency::new(8, 2, settings.most),
+            }),
             settings,
             retries: AtomicU64::new(0),
             seed: AtomicU64::new(std::process::id().into()),
@@ -368,6 +382,7 @@ fn bucket_of(bucket: &str, settings: &Settings) -> io::Result<(Data, Control)> {
         region,
         requester_pays,
         anonymous,
+        patience: settings.attempt,
         runtime: runtime.handle().clone(),
     };
     let data = Data::open(&url, settings.attempt, Some(signer))?;

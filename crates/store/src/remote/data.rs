@@ -32,6 +32,8 @@ pub(super) struct Signer {
     pub(super) requester_pays: bool,
     /// Nothing is signed; only the path is that of an object store.
     pub(super) anonymous: bool,
+    /// For what the machine may know.
+    pub(super) patience: Duration,
     pub(super) runtime: Handle,
 }
 
@@ -116,10 +118,13 @@ impl Signer {
             let value = value.parse().map_err(|e| wrong(&e))?;
             request.headers_mut().insert(*name, value);
         }
-        let credential = self
-            .runtime
-            .block_on(self.credentials.get_credential())
-            .map_err(|e| io::Error::other(told(&e.to_string())))?;
+        // Where no variable says them, they are asked of the machine, which may know none.
+        let asked =
+            async { tokio::time::timeout(self.patience, self.credentials.get_credential()).await };
+        let late = |_| io::Error::new(ErrorKind::PermissionDenied, "no credentials in time");
+        let credential = self.runtime.block_on(asked).map_err(late)?;
+        let credential = credential
+            .map_err(|e| io::Error::new(ErrorKind::PermissionDenied, told(&e.to_string())))?;
         AwsAuthorizer::new(&credential, "s3", &self.region)
             .with_sign_payload(!unsigned)
             .with_request_payer(self.requester_pays)

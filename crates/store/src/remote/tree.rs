@@ -30,17 +30,13 @@ pub fn copy(
     tally: &Tally,
     stop: &AtomicBool,
 ) -> Result<(Summary, Stats)> {
-    let run = Run {
-        options,
-        tally,
-        stop,
-        copied: AtomicU64::new(0),
-        skipped: AtomicU64::new(0),
-        deleted: AtomicU64::new(0),
-    };
+    let run = Run::new(options, tally, stop);
     let stats = match (scheme(from), scheme(to)) {
         (Some(_), Some(_)) => run.across(&open(from, settings)?, &open(to, settings)?)?,
-        (Some(_), None) => run.down(&open(from, settings)?, Path::new(to))?,
+        (Some(_), None) => {
+            let from = open(from, settings)?;
+            run.down(&from.remote, from.entries()?, Path::new(to))?
+        }
         _ => run.up(Path::new(from), &open(to, settings)?)?,
     };
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -55,20 +51,33 @@ pub fn copy(
     Ok((summary, stats))
 }
 
+/// Removes objects; what fails is listed in `tally`. Returns how many are gone.
+pub fn remove(remote: &Remote, keys: &[String], threads: usize, tally: &Tally) -> u64 {
+    let removed = AtomicU64::new(0);
+    in_parallel(keys, threads, |key| match remote.delete(key) {
+        Ok(()) => drop(removed.fetch_add(1, Ordering::Relaxed)),
+        Err(error) => tally.fail(key.into(), error),
+    });
+    removed.into_inner()
+}
+
+/// Commit point of a dataset.
+const MANIFEST: &str = "manifest.json";
+
 /// A bucket, and the part of its keys that is meant.
-struct Place {
-    remote: Remote,
+pub(super) struct Place {
+    pub(super) remote: Remote,
     key: String,
 }
 
-fn open(uri: &str, settings: &Settings) -> Result<Place> {
+pub(super) fn open(uri: &str, settings: &Settings) -> Result<Place> {
     let (remote, key) = Remote::open(uri, settings.clone())?;
     Ok(Place { remote, key })
 }
 
 impl Place {
     /// The objects that are meant, each with its name below this place; empty for the place itself.
-    fn entries(&self) -> Result<Vec<(Entry, String)>> {
+    pub(super) fn entries(&self) -> Result<Vec<(Entry, String)>> {
         let root = self.key.trim_end_matches('/');
         let below = match self.remote.inner.control() {
             Ok(_) => self.remote.list(root)?,
@@ -114,12 +123,12 @@ impl Place {
     }
 }
 
-fn last_name(key: &str) -> &str {
+pub(super) fn last_name(key: &str) -> &str {
     let path = key.split('?').next().unwrap_or_default();
     path.rsplit('/').next().unwrap_or_default()
 }
 
-struct Run<'a> {
+pub(super) struct Run<'a> {
     options: Options,
     tally: &'a Tally,
     stop: &'a AtomicBool,
@@ -128,7 +137,23 @@ struct Run<'a> {
     deleted: AtomicU64,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    pub(super) fn new(options: Options, tally: &'a Tally, stop: &'a AtomicBool) -> Self {
+        let [copied, skipped, deleted] = [const { AtomicU64::new(0) }; 3];
+        Self { options, tally, stop, copied, skipped, deleted }
+    }
+
+    /// Runs `work` on all, on the manifest of a dataset last and only if nothing failed: where it
+    /// is, everything is.
+    fn all<T: Sync>(&self, items: &[T], key: impl Fn(&T) -> &str, work: impl Fn(&T) + Sync) {
+        let is_last = |item: &&T| last_name(key(item)) == MANIFEST;
+        let (last, first): (Vec<&T>, Vec<&T>) = items.iter().partition(is_last);
+        in_parallel(&first, self.options.threads, |item| work(item));
+        if !self.tally.has_failures() {
+            in_parallel(&last, self.options.threads, |item| work(item));
+        }
+    }
+
     /// One object or file: `is_there` looks, `copy` copies.
     fn each(&self, name: &str, bytes: u64, is_there: bool, copy: impl FnOnce() -> Result<()>) {
         if self.stop.load(Ordering::Relaxed) {
@@ -147,8 +172,13 @@ impl Run<'_> {
         }
     }
 
-    fn down(&self, from: &Place, to: &Path) -> Result<Stats> {
-        let entries = from.entries()?;
+    /// Fetches these objects to their names below `to`.
+    pub(super) fn down(
+        &self,
+        from: &Remote,
+        entries: Vec<(Entry, String)>,
+        to: &Path,
+    ) -> Result<Stats> {
         let mut wanted = Vec::with_capacity(entries.len());
         for (entry, name) in entries {
             let target = match name.as_str() {
@@ -164,7 +194,7 @@ impl Run<'_> {
                         );
                         self.tally.fail(
                             name.into(),
-                            Error::io("copy", from.remote.inner.uri(&entry.key).as_ref(), what),
+                            Error::io("copy", from.inner.uri(&entry.key).as_ref(), what),
                         );
                         continue;
                     }
@@ -173,18 +203,22 @@ impl Run<'_> {
             };
             wanted.push((entry, target));
         }
-        in_parallel(&wanted, self.options.threads, |(entry, target)| {
-            let there = std::fs::metadata(target);
-            let is_there = there.is_ok_and(|t| {
-                t.len() == entry.size && t.modified().is_ok_and(|m| m == entry.modified)
-            });
-            self.each(&entry.key, entry.size, is_there, || {
-                if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
-                    crate::create_dir(parent)?;
-                }
-                from.remote.download(entry, target, self.options.verify)
-            });
-        });
+        self.all(
+            &wanted,
+            |(entry, _)| &entry.key,
+            |(entry, target)| {
+                let there = std::fs::metadata(target);
+                let is_there = there.is_ok_and(|t| {
+                    t.len() == entry.size && t.modified().is_ok_and(|m| m == entry.modified)
+                });
+                self.each(&entry.key, entry.size, is_there, || {
+                    if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) {
+                        crate::create_dir(parent)?;
+                    }
+                    from.download(entry, target, self.options.verify)
+                });
+            },
+        );
         if self.options.delete && to.is_dir() && !self.stop.load(Ordering::Relaxed) {
             let keep: HashSet<&PathBuf> = wanted.iter().map(|(_, target)| target).collect();
             for file in walk(to, self.options.threads, self.tally)? {
@@ -196,7 +230,7 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(from.remote.stats())
+        Ok(from.stats())
     }
 
     fn up(&self, from: &Path, to: &Place) -> Result<Stats> {
@@ -212,20 +246,24 @@ impl Run<'_> {
                 (file, key)
             })
             .collect();
-        in_parallel(&files, self.options.threads, |(file, key)| {
-            let source = if file.path.as_os_str().is_empty() {
-                from.to_path_buf()
-            } else {
-                from.join(&file.path)
-            };
-            let modified = SystemTime::UNIX_EPOCH
-                + Duration::from_nanos(u64::try_from(file.modified).unwrap_or(0));
-            let is_there =
-                there.get(key).is_some_and(|e| Remote::is_current(file.size, modified, e));
-            self.each(&source.to_string_lossy(), file.size, is_there, || {
-                to.remote.upload(&source, key, self.options.verify).map(drop)
-            });
-        });
+        self.all(
+            &files,
+            |(_, key)| key,
+            |(file, key)| {
+                let source = if file.path.as_os_str().is_empty() {
+                    from.to_path_buf()
+                } else {
+                    from.join(&file.path)
+                };
+                let modified = SystemTime::UNIX_EPOCH
+                    + Duration::from_nanos(u64::try_from(file.modified).unwrap_or(0));
+                let is_there =
+                    there.get(key).is_some_and(|e| Remote::is_current(file.size, modified, e));
+                self.each(&source.to_string_lossy(), file.size, is_there, || {
+                    to.remote.upload(&source, key, self.options.verify).map(drop)
+                });
+            },
+        );
         self.delete_others(to, &there, files.iter().map(|(_, key)| key));
         Ok(to.remote.stats())
     }
@@ -242,14 +280,19 @@ impl Run<'_> {
             })
             .collect();
         let is_bucket = from.remote.inner.control().is_ok();
-        in_parallel(&entries, self.options.threads, |(entry, key)| {
-            let is_there =
-                there.get(key).is_some_and(|e| Remote::is_current(entry.size, entry.modified, e));
-            self.each(&entry.key, entry.size, is_there, || match is_bucket {
-                true => to.remote.copy(&from.remote, entry, key, self.options.verify),
-                false => to.remote.relay(&from.remote, entry, key, self.options.verify),
-            });
-        });
+        self.all(
+            &entries,
+            |(_, key)| key,
+            |(entry, key)| {
+                let is_there = there
+                    .get(key)
+                    .is_some_and(|e| Remote::is_current(entry.size, entry.modified, e));
+                self.each(&entry.key, entry.size, is_there, || match is_bucket {
+                    true => to.remote.copy(&from.remote, entry, key, self.options.verify),
+                    false => to.remote.relay(&from.remote, entry, key, self.options.verify),
+                });
+            },
+        );
         self.delete_others(to, &there, entries.iter().map(|(_, key)| key));
         Ok(to.remote.stats())
     }
