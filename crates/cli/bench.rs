@@ -229,12 +229,7 @@ impl Storage {
     }
 
     /// `value` are the results for programs.
-    fn tell(
-        &self,
-        results: &[Measured],
-        value: Value,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    fn tell(&self, results: &[Measured], value: Value, report: &mut Report) -> anyhow::Result<()> {
         if let [one] = results {
             tell_one(one, report);
         } else {
@@ -298,8 +293,7 @@ impl Storage {
                 let engine = Engine::Object;
                 let workload = Workload { block_bytes, queue_depth, engine, ..self.workload() };
                 let watch = |glance: &Glance| live.glance(glance);
-                let (measured, stats) =
-                    object::measure(uri, &workload, &wish, self.hedge, watch)?;
+                let (measured, stats) = object::measure(uri, &workload, &wish, self.hedge, watch)?;
                 let mut value = json!(measured);
                 value["requests"] = json!({
                     "reads": stats.requests,
