@@ -319,7 +319,7 @@ fn a_benchmark_of_objects_reads_writes_and_counts_names() {
     let one = &read["results"][0];
     assert_eq!(one["path"]["engine"], "object");
     assert!(one["iops"]["min"].as_f64().unwrap() > 0.0, "{read}");
-    let write = run(&["--block-size", "9MiB", "--queue-depth", "2", "--write", "--once"]);
+    let write = run(&["--block-size", "9MiB", "--queue-depth", "2", "--write"]);
     assert!(write["results"][0]["operations"].as_u64().unwrap() > 0, "{write}");
     let args = [
         "bench",
@@ -362,4 +362,48 @@ fn without_a_server_there_is_one_clear_error_in_time() {
         let ran = forebay(["fs", "cp", uri, "here"]);
         assert!(ran.code == 1 && ran.stderr.contains(word), "{ran:?}");
     }
+}
+
+/// A certificate for 127.0.0.1 and the authority that signed it, made by openssl(1).
+fn certificate(dir: &Path) -> bool {
+    fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
+                  -keyout ca.key -out ca.pem -subj /CN=authority && \
+                openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+                  -keyout key.pem -out ask.pem -subj /CN=server && \
+                openssl x509 -req -in ask.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+                  -out cert.pem -extfile names";
+    let made = Command::new("sh").args(["-c", make]).current_dir(dir).output();
+    made.is_ok_and(|made| made.status.success())
+}
+
+#[test]
+fn tls_is_spoken_with_those_whom_the_machine_trusts_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    if !certificate(dir.path()) {
+        eprintln!("skipped: no openssl to make a certificate with");
+        return;
+    }
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let more = [
+        format!("-s3.port.https={port}"),
+        format!("-s3.cert.file={}", file("cert.pem")),
+        format!("-s3.key.file={}", file("key.pem")),
+    ];
+    let Some(server) = Server::with(&more) else { return };
+    fs::write(dir.path().join("large"), bytes(20_000_001)).unwrap();
+    let copy = |from: &str, to: &str, trusted: bool| {
+        let mut command = server.command(&["fs", "cp", from, to, "--verify", "--timeout", "10"]);
+        command.env("AWS_ENDPOINT_URL", format!("https://127.0.0.1:{port}"));
+        if trusted {
+            command.env("SSL_CERT_FILE", file("ca.pem"));
+        }
+        ran(&mut command)
+    };
+    copy(&file("large"), "s3://data/large", true).exits(0);
+    copy("s3://data/large", &file("back"), true).exits(0);
+    assert!(fs::read(file("back")).unwrap() == bytes(20_000_001));
+    let stranger = copy("s3://data/large", &file("again"), false);
+    assert!(stranger.code == 1 && !Path::new(&file("again")).exists(), "{stranger:?}");
 }

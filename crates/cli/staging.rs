@@ -2,7 +2,7 @@
 //! last; every byte is read back. The directory stays, so that the same command resumes, or finds
 //! that all is done.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::args::Global;
 #[cfg(feature = "s3")]
@@ -29,7 +29,7 @@ impl Staging {
     }
 
     #[cfg(not(feature = "s3"))]
-    fn at(_: &mut Path, uri: &str, _: &Global) -> anyhow::Result<Self> {
+    fn at(_: &mut PathBuf, uri: &str, _: &Global) -> anyhow::Result<Self> {
         Err(Usage(format!(
             "{uri}: this build has no object stores: build it with the feature `s3`"
         ))

@@ -52,9 +52,7 @@ def obstore_reader():
 
 def raw_reader():
     """The floor: a socket a thread, a signed URL, one buffer, no checks but the length."""
-    url = urllib.parse.urlsplit(
-        s3().generate_presigned_url("get_object", Params={"Bucket": "data", "Key": key})
-    )
+    url = urllib.parse.urlsplit(os.environ["FLOOR_URL"])
 
     def thread():
         connection = socket.create_connection((url.hostname, url.port))

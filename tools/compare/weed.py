@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 KEY, SECRET = "key", "a-secret-of-tests"
@@ -45,12 +46,17 @@ class Weed:
         while True:
             try:
                 request = urllib.request.Request(f"http://127.0.0.1:{ports['filer']}/buckets/data/", method="POST")
-                urllib.request.urlopen(request, timeout=5).read()
+                try:
+                    urllib.request.urlopen(request, timeout=5).read()
+                except urllib.error.HTTPError as error:
+                    if error.code != 409:  # it is there
+                        raise
                 socket.create_connection(self.address, 2).close()
                 break
             except OSError:
                 if time.time() > until or self.process.poll() is not None:
-                    raise SystemExit(f"weed did not start, see {self.directory}/log")
+                    self.process.kill()
+                    raise SystemExit(f"weed did not start, see {self.directory}/log") from None
                 time.sleep(0.2)
         time.sleep(2)
         return self
