@@ -131,7 +131,7 @@ check() { # a name, then a command
   check "objects measured, verified" "$forebay" bench storage s3://data/bench/ --engine object --size 16MiB --block-size 64KiB --queue-depth 4 --seconds 1 --repeats 1 --verify
   check "names measured" "$forebay" bench storage s3://data/bench/ --metadata --files 50 --jobs 4 --repeats 1
   check "disk to CephFS, read back" "$forebay" fs cp "$dir/tree" "$mount/striped/tree" --verify
-  check "an OSD is killed: copied and read back all the same" bash -c "kill -9 ${pids[4]}; sleep 1; '$forebay' fs cp '$dir/back' '$mount/striped/back' --verify"
+  check "an OSD is killed: copied and read back all the same" bash -c "kill -9 ${pids[4]} || exit 1; sleep 1; '$forebay' fs cp '$dir/back' '$mount/striped/back' --verify"
   check "benchmark on CephFS, verified" "$forebay" bench storage "$mount/striped" --size 16MiB --block-size 64KiB --queue-depth 8 --seconds 1 --repeats 1 --verify
   echo; echo "\`forebay fs stat --layout\` of a file there:"; echo; echo '```text'
   "$forebay" fs stat "$mount/striped/tree/large" --layout || failed=1
