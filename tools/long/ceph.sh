@@ -108,7 +108,8 @@ PY
 
 mkdir -p "$dir/tree/a/b"
 head -c 20000001 /dev/urandom > "$dir/tree/large"; echo small > "$dir/tree/a/b/small"; : > "$dir/tree/a/empty"
-ceph-fuse "$mount" >> "$dir/log/fuse" 2>&1
+ceph-fuse -f "$mount" >> "$dir/log/fuse" 2>&1 & pids+=($!)
+for _ in $(seq 60); do mountpoint -q "$mount" && break; sleep 1; done
 mkdir "$mount/striped"
 setfattr -n ceph.dir.layout.stripe_unit -v 1048576 "$mount/striped"
 setfattr -n ceph.dir.layout.stripe_count -v 2 "$mount/striped"
