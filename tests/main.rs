@@ -20,6 +20,8 @@ mod mds;
 mod megatron;
 mod prep;
 mod recipe;
+#[cfg(feature = "s3")]
+mod remote;
 mod resume;
 mod samples;
 mod stats;

@@ -28,7 +28,7 @@ pub struct Fs {
 enum Verb {
     /// Names in a directory, with size and time
     Ls {
-        /// Directory or file
+        /// Directory, file or s3://BUCKET/PREFIX
         path: PathBuf,
         /// And what is below
         #[arg(long, short)]
@@ -48,7 +48,7 @@ enum Verb {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Make TO like FROM: a file, or what is below a directory; what is there already is left alone
+    /// Make TO like FROM: a file or object, or what is below; what is there already is left alone
     Cp(CopyArgs),
     /// As cp, and remove from TO what FROM has not
     Sync(CopyArgs),
@@ -79,8 +79,9 @@ const AT_ONCE: usize = 16;
 impl Fs {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let threads = global.threads.map_or(AT_ONCE, std::num::NonZero::get);
-        if self.paths().iter().any(|path| is_remote(path)) {
-            return self.run_remote(report);
+        let is_copy = matches!(self.verb, Verb::Cp(_) | Verb::Sync(_));
+        if !is_copy && self.paths().iter().any(|path| is_remote(path)) {
+            return self.run_remote(threads, report);
         }
         match self.verb {
             Verb::Ls { path, recursive } => ls(&path, recursive, threads, report),
@@ -114,21 +115,16 @@ impl Fs {
     }
 
     #[cfg(not(feature = "s3"))]
-    fn run_remote(self, _: &mut Report) -> anyhow::Result<()> {
-        let what = "this build has no object stores: `cargo build --release --features s3` has";
-        Err(Usage(what.into()).into())
+    fn run_remote(self, _: usize, _: &mut Report) -> anyhow::Result<()> {
+        Err(no_stores())
     }
 
     #[cfg(feature = "s3")]
-    fn run_remote(self, report: &mut Report) -> anyhow::Result<()> {
+    fn run_remote(self, threads: usize, report: &mut Report) -> anyhow::Result<()> {
         match self.verb {
-            Verb::Ls { path, .. } => remote::ls(&path, report),
+            Verb::Ls { path, recursive } => remote::ls(&path, recursive, report),
             Verb::Stat { path, .. } => remote::stat(&path, report),
             Verb::Du { path } => remote::du(&path, report),
-            Verb::Cp(args) if args.checksum => {
-                Err(Usage("--checksum compares files; objects have none to compare".into()).into())
-            }
-            Verb::Cp(args) => remote::cp(&args.from, &args.to, args.verify, report),
             Verb::Cat { paths } => {
                 report.silent();
                 let mut out = std::io::stdout().lock();
@@ -138,19 +134,24 @@ impl Fs {
                 })
             }
             Verb::Rm { paths, recursive } => match paths.as_slice() {
-                [path] => remote::rm(path, recursive, report),
+                [path] => remote::rm(path, recursive, threads, report),
                 _ => Err(Usage("give one s3:// path at a time".into()).into()),
             },
-            Verb::Sync(_) | Verb::Doctor { .. } => {
-                Err(Usage("sync and doctor work on local paths; use cp for s3://".into()).into())
-            }
+            Verb::Doctor { .. } => Err(Usage("doctor looks at local paths".into()).into()),
+            Verb::Cp(_) | Verb::Sync(_) => unreachable!("copies look at their ends themselves"),
         }
     }
 }
 
-/// Whether a path is one of an object store.
+/// Whether a path is one of an object store or of a web server.
 fn is_remote(path: &Path) -> bool {
-    path.to_str().is_some_and(|uri| uri.starts_with("s3://"))
+    path.to_str().is_some_and(|uri| forebay_store::remote::scheme(uri).is_some())
+}
+
+#[cfg(not(feature = "s3"))]
+fn no_stores() -> anyhow::Error {
+    let what = "this build has no object stores: build it with the feature `s3`";
+    Usage(what.into()).into()
 }
 
 fn kind(kind: Kind) -> &'static str {

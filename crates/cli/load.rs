@@ -206,8 +206,12 @@ impl Load {
         Ok(())
     }
 
-    pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    pub fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         self.check()?;
+        let held: forebay_store::Result<Vec<_>> =
+            self.datasets.iter().map(|path| forebay_store::remote::local(path)).collect();
+        let held = held?;
+        self.datasets = held.iter().map(|local| local.path().to_path_buf()).collect();
         let config = self.config(global);
         if self.bench {
             return self.bench(config, report);

@@ -19,6 +19,7 @@ mod recipe;
 mod report;
 mod run;
 mod shard_format;
+mod staging;
 mod stats;
 mod task;
 mod tokenize;

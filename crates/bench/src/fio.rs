@@ -21,6 +21,8 @@ pub fn command(path: &Path, bytes: u64, workload: &Workload) -> Vec<String> {
         // A pool of threads is many jobs of one transfer each.
         Engine::Threads => "psync",
         Engine::Mmap => "mmap",
+        // Its options name endpoint and credentials; none of them belongs on a command line.
+        Engine::Object => "http",
     };
     let (jobs, depth) = match workload.engine {
         Engine::Threads => (workload.jobs * workload.queue_depth, 1),

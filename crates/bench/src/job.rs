@@ -119,6 +119,10 @@ impl Job {
             Engine::Uring => StoreEngine::Uring,
             Engine::Threads => StoreEngine::Threads,
             Engine::Mmap => return Self::mapped(number, workload, target, watch),
+            Engine::Object => {
+                let what = "the engine `object` wants s3://BUCKET/PREFIX or https://HOST/PATH";
+                return Err(Error::Usage(what.into()));
+            }
         };
         let depth = workload.queue_depth;
         let arena = Arena::new(workload.block_bytes as usize, depth)?;

@@ -14,6 +14,8 @@ pub mod fio;
 mod histogram;
 mod job;
 pub mod metadata;
+#[cfg(feature = "s3")]
+pub mod object;
 pub mod plot;
 mod proof;
 mod run;

@@ -26,6 +26,8 @@ pub enum Engine {
     Threads,
     /// A memory map, copied out of block by block; a read at a time.
     Mmap,
+    /// Requests to an object store.
+    Object,
 }
 
 impl Engine {
@@ -36,6 +38,7 @@ impl Engine {
             Self::Uring => "uring",
             Self::Threads => "threads",
             Self::Mmap => "mmap",
+            Self::Object => "object",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Documents in: JSON lines, Parquet, plain text; plain, gzip or zstd; files, globs, directories, stdin.
+//! Documents in: JSON lines, Parquet, plain text; plain, gzip or zstd; files, globs, directories,
+//! stdin, objects of a store.
 //!
 //! ```text
 //! arguments ─▶ discover ─▶ Source … ─▶ Cursor::next ─▶ Part ─▶ Part::parse ─▶ Documents
@@ -15,6 +16,7 @@ use std::fs::{FileType, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use forebay_store::remote;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
@@ -218,6 +220,9 @@ impl Found<'_> {
             }
             return Ok(());
         }
+        if remote::scheme(input).is_some() {
+            return self.add_remote(input);
+        }
         if path.is_dir() {
             return self.add_directory(path);
         }
@@ -240,6 +245,77 @@ impl Found<'_> {
         for path in matches {
             if path.is_dir() { self.add_directory(&path)? } else { self.add_file(&path, false)? }
         }
+        Ok(())
+    }
+
+    /// Objects of a store: one, those that a glob matches, those below a prefix as in a directory.
+    fn add_remote(&mut self, uri: &str) -> Result<()> {
+        let (found, are_below) = remote::find(uri)?;
+        let is_glob = are_below && uri.contains(['*', '?', '[']);
+        let pattern = glob::Pattern::new(if is_glob { uri } else { "" })
+            .map_err(|e| Error::file(Path::new(uri), format!("not a valid glob: {e}")))?;
+        let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+        let before = self.files.len();
+        let root = uri.trim_end_matches('/');
+        let manifest = format!("{root}/{}", manifest::FILE);
+        if are_below && found.iter().any(|object| object.uri == manifest) {
+            return self.add_remote_dataset(root, &found);
+        }
+        for object in found {
+            let path = Path::new(&object.uri);
+            let is_wanted = match (are_below, is_glob) {
+                (false, _) => true,
+                (true, true) => pattern.matches_with(&object.uri, options),
+                (true, false) => {
+                    let below = object.uri.strip_prefix(root).unwrap_or(&object.uri);
+                    !below.split('/').any(|name| name.starts_with('.'))
+                        && (self.options.format != Format::Auto || format_by_name(path).is_some())
+                }
+            };
+            if is_wanted {
+                self.add_object(&object, false)?;
+            }
+        }
+        match self.files.len() == before {
+            true if is_glob => Err(Error::NoInput { input: uri.into() }),
+            true => Err(Error::NothingToRead { input: uri.into() }),
+            false => Ok(()),
+        }
+    }
+
+    fn add_remote_dataset(&mut self, root: &str, found: &[remote::Found]) -> Result<()> {
+        let uri = format!("{root}/{}", manifest::FILE);
+        let local = remote::local(Path::new(&uri))?;
+        let directory = local.path().parent().unwrap_or(Path::new(""));
+        let dataset = Manifest::read(directory)?;
+        if dataset.layout.is_some() {
+            return Err(Error::Lacks { path: root.into(), what: "text" });
+        }
+        for shard in &dataset.shards {
+            let uri = format!("{root}/{}", shard.file);
+            let object = found.iter().find(|object| object.uri == uri);
+            let missing =
+                || Error::file(Path::new(&uri), "the manifest names it, the store has it not");
+            self.add_object(object.ok_or_else(missing)?, true)?;
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, object: &remote::Found, is_shard: bool) -> Result<()> {
+        let path = PathBuf::from(&object.uri);
+        if !self.seen.insert(path.clone()) {
+            return Ok(());
+        }
+        let format = match self.options.format {
+            _ if is_shard => Format::Parquet,
+            Format::Auto => sniff(&path)?,
+            other => other,
+        };
+        let since = object.modified.duration_since(UNIX_EPOCH);
+        let modified_ns = since.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
+        let (bytes, input) = (object.size, self.input);
+        let file = InputFile { index: 0, path, bytes, modified_ns, is_shard, input };
+        self.files.push((file, format));
         Ok(())
     }
 

@@ -79,10 +79,7 @@ impl Error {
             Self::Io { source, .. } if source.raw_os_error() == Some(TOO_MANY_FILES) => {
                 Some("raise the limit on open files: `ulimit -n 1000000`".into())
             }
-            Self::Transfer { source, object, .. } => {
-                let path = PathBuf::from(object);
-                hint_of(source, &path)
-            }
+            Self::Transfer { source, object, .. } => hint_of(source, Path::new(object)),
             Self::Io { source, path, .. } => hint_of(source, path),
             Self::PastEnd { .. } => Some(
                 "the file was cut short or changed; copy it again, then `forebay verify`".into(),
@@ -113,6 +110,9 @@ impl Error {
 
 /// What an error of the operating system usually asks for.
 fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
+    if path.to_str().is_some_and(|uri| crate::remote::scheme(uri).is_some()) {
+        return Some(remote_hint(source).into());
+    }
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             Some("free some space, then run the same command again: it resumes".into())
@@ -125,5 +125,23 @@ fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
             Some("a part of this path is a file; give another directory".into())
         }
         _ => None,
+    }
+}
+
+/// The same of an object store.
+fn remote_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::PermissionDenied => {
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do; a bucket that is \
+             open to all wants AWS_SKIP_SIGNATURE=true"
+        }
+        ErrorKind::NotFound => {
+            "`forebay fs ls` shows what is there; AWS_ENDPOINT_URL names the server"
+        }
+        ErrorKind::InvalidData => "somebody writes it: try again when that is done",
+        ErrorKind::Unsupported | ErrorKind::InvalidInput => {
+            "fetch it by its own tools first; `forebay fs cp --help` says what may stand here"
+        }
+        _ => "check AWS_ENDPOINT_URL and the network, then the same command again: it goes on",
     }
 }
