@@ -1,15 +1,17 @@
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use forebay_shard::Dataset;
 
 use crate::assemble::{Assembler, Cost, Place, Scratch, Setup, by_sample};
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::mixture::Mixture;
 use crate::prefetch::Prefetch;
-use crate::source::Source;
+use crate::source::{Source, same_tokenizer};
 use crate::state::{STATE_VERSION, State};
 use crate::stats::{Stats, StepRecord};
 use crate::{Error, Result};
@@ -24,9 +26,12 @@ pub struct Loader {
     stride: u64,
     prefetch: Prefetch,
     scratch: Scratch,
-    stats: Stats,
+    pub(crate) stats: Stats,
     /// When the last batch was handed over.
     handed: Option<Instant>,
+    /// When the batch that comes next was asked for first.
+    asked: Option<Instant>,
+    pub(crate) metrics: Option<Metrics>,
 }
 
 impl Loader {
@@ -92,6 +97,8 @@ impl Loader {
             scratch: Scratch::default(),
             stats: Stats::default(),
             handed: None,
+            asked: None,
+            metrics: None,
         })
     }
 
@@ -252,18 +259,50 @@ impl Loader {
     /// # Errors
     /// If a shard cannot be read or is corrupt; the loader then stays where it is.
     pub fn next_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        let asked = Instant::now();
+        match self.take(batch, None) {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => unreachable!("without a context it waits"),
+        }
+    }
+
+    /// As [`Loader::next_batch`], but [`Poll::Pending`] while the batch is being made ahead; the
+    /// task is woken when it may be there. Without `prefetch` it is made here and now.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn poll_batch(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<Result<()>> {
+        self.take(batch, Some(context))
+    }
+
+    fn take(&mut self, batch: &mut Batch, context: Option<&mut Context<'_>>) -> Poll<Result<()>> {
+        // From the first time on that it was asked for this batch.
+        let asked = *self.asked.get_or_insert_with(Instant::now);
         let place = self.place(self.state.epoch, self.state.position);
-        let (cost, slot_wait) = if self.assembler.config.prefetch == 0 {
+        let taken = if self.assembler.config.prefetch == 0 {
             let Self { assembler, setup, scratch, .. } = self;
-            (assembler.fill(setup, place, batch, scratch)?, Default::default())
+            let made = assembler.fill(setup, place, batch, scratch);
+            Poll::Ready(made.map(|cost| (cost, Duration::ZERO)))
         } else {
             let mut prefetch = std::mem::take(&mut self.prefetch);
             let next = |place| self.after(place);
-            let taken = prefetch.take(&self.assembler, &self.setup, place, next, batch);
+            let taken = prefetch.take(&self.assembler, &self.setup, place, next, batch, context);
             self.prefetch = prefetch;
-            taken?
+            taken
         };
+        let Poll::Ready(taken) = taken else { return Poll::Pending };
+        self.asked = None;
+        Poll::Ready(taken.map(|(cost, slot_wait)| self.count(batch, place, asked, cost, slot_wait)))
+    }
+
+    /// Moves on behind a batch that was taken.
+    fn count(
+        &mut self,
+        batch: &Batch,
+        place: Place,
+        asked: Instant,
+        cost: Cost,
+        slot_wait: Duration,
+    ) {
         if !batch.replaced.is_empty() {
             self.remember(batch);
         }
@@ -286,7 +325,9 @@ impl Loader {
             read_bytes: traffic.read_bytes,
         };
         self.stats.push(record, (batch.batch_size * batch.seq_len) as u64);
-        Ok(())
+        if let Some(metrics) = &self.metrics {
+            metrics.set(&self.stats);
+        }
     }
 
     /// Samples that were replaced for the first time.
@@ -358,40 +399,5 @@ impl Loader {
     fn after(&self, place: Place) -> Place {
         let (epoch, position) = self.advance(place, self.stride);
         self.place(epoch, position)
-    }
-}
-
-/// The batches of a loader, without an end; each is a new one.
-#[derive(Debug)]
-pub struct Batches(Loader);
-
-impl IntoIterator for Loader {
-    type Item = Result<Batch>;
-    type IntoIter = Batches;
-
-    fn into_iter(self) -> Batches {
-        Batches(self)
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut batch = Batch::default();
-        Some(self.0.next_batch(&mut batch).map(|()| batch))
-    }
-}
-
-/// Ids of different vocabularies do not mix.
-fn same_tokenizer(sources: &[Source]) -> Result<()> {
-    let tokenizer = |source: &'_ Source| {
-        let entry = source.tokens.dataset().and_then(|d| d.manifest().tokenizer.as_ref());
-        entry.map(|entry| format!("{} ({:.8})", entry.name, entry.blake3))
-    };
-    let known: Vec<String> = sources.iter().filter_map(tokenizer).collect();
-    match known.iter().find(|name| **name != known[0]) {
-        None => Ok(()),
-        Some(other) => Err(Error::config("tokenizer of a mixture", &known[0], other)),
     }
 }

@@ -30,7 +30,7 @@ const TRIES: u64 = 64;
 
 impl Source {
     pub(crate) fn open(path: &Path, number: u32, config: &Config) -> Result<Self> {
-        let tokens = TokenFiles::open(path)?;
+        let tokens = TokenFiles::open(path, config.token_type)?;
         let token_bytes = tokens.token_type().bytes();
         let plan = config.plan_dir.as_ref().map(|directory| {
             let name: String = tokens.identity().chars().take(16).collect();
@@ -122,5 +122,18 @@ impl Source {
     /// What a sample drawn instead of another is called.
     pub(crate) fn replaced(&self, sample: u64, by: u64) -> Replaced {
         Replaced { source: self.number, sample, by }
+    }
+}
+
+/// Ids of different vocabularies do not mix.
+pub(crate) fn same_tokenizer(sources: &[Source]) -> Result<()> {
+    let tokenizer = |source: &'_ Source| {
+        let entry = source.tokens.dataset().and_then(|d| d.manifest().tokenizer.as_ref());
+        entry.map(|entry| format!("{} ({:.8})", entry.name, entry.blake3))
+    };
+    let known: Vec<String> = sources.iter().filter_map(tokenizer).collect();
+    match known.iter().find(|name| **name != known[0]) {
+        None => Ok(()),
+        Some(other) => Err(Error::config("tokenizer of a mixture", &known[0], other)),
     }
 }

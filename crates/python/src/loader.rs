@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::error;
-use crate::tensor::{self, Pool};
+use crate::tensor::{self, Output, Pool};
 
 /// The loader of `forebay-load`, for one process; `forebay.Loader` stands in front of it.
 #[pyclass(module = "forebay._core")]
@@ -21,6 +21,9 @@ pub(crate) struct Loader {
     stride: u64,
     /// Hand over which samples they are. Each column costs some microseconds in Python.
     samples: bool,
+    output: Output,
+    /// The epoch that a `for` loop is in: it ends where the next one begins.
+    epoch: Option<u64>,
     pool: Arc<Pool>,
 }
 
@@ -138,17 +141,41 @@ impl Loader {
         let inner = ManuallyDrop::new(inner.map_err(|e| error::load(&e))?);
         let (process, pool) = (std::process::id(), Arc::default());
         let samples = columns.iter().any(|name| name == "samples");
-        Ok(Self { inner, process, paths, weights, config, stride: 1, samples, pool })
+        let (stride, output, epoch) = (1, Output::default(), None);
+        Ok(Self { inner, process, paths, weights, config, stride, samples, output, epoch, pool })
     }
 
-    /// The next batch, whatever its epoch: a dict of `Tensor`s and numbers.
+    /// What columns become: what `make` makes of a capsule of DLPack, or of a `Tensor`.
+    fn set_output(&mut self, make: Bound<'_, PyAny>, of_capsules: bool) {
+        let make = make.unbind();
+        self.output = if of_capsules { Output::OfCapsule(make) } else { Output::OfTensor(make) };
+    }
+
+    /// Begins a `for` loop over the batches that are left of this epoch.
+    fn begin(&mut self) {
+        self.epoch = Some(self.inner.next_epoch());
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.epoch.is_some_and(|epoch| self.inner.next_epoch() != epoch) {
+            self.epoch = None;
+            return Ok(None);
+        }
+        self.next(py).map(Some)
+    }
+
+    /// The next batch, whatever its epoch: a dict of columns and numbers.
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.after_fork(py)?;
         let mut batch = self.pool.take();
         let inner = &mut *self.inner;
         let taken = py.detach(|| inner.next_batch(&mut batch));
         taken.map_err(|e| error::load(&e))?;
-        tensor::columns(py, batch, self.samples, &self.pool)
+        tensor::columns(py, batch, self.samples, &self.output, &self.pool)
     }
 
     /// JSON of the state.
@@ -161,12 +188,15 @@ impl Loader {
         self.after_fork(py)?;
         let state: State = serde_json::from_str(state)
             .map_err(|e| error::config(&format!("state: expected one of a loader, found {e}")))?;
-        self.inner.load_state(&state).map_err(|e| error::load(&e))
+        self.inner.load_state(&state).map_err(|e| error::load(&e))?;
+        self.epoch = self.epoch.map(|_| self.inner.next_epoch());
+        Ok(())
     }
 
     fn seek(&mut self, py: Python<'_>, step: u64) -> PyResult<()> {
         self.after_fork(py)?;
         self.inner.seek(step);
+        self.epoch = self.epoch.map(|_| self.inner.next_epoch());
         Ok(())
     }
 

@@ -18,34 +18,34 @@ from typing import Any
 from . import _core, errors
 from ._core import Documents
 from ._core import Loader as _Core
-from ._core import Tensor as _Tensor
 from ._core import __version__
 from .errors import Error
 
 __all__ = ["Documents", "Error", "Loader", "__version__", "errors", "open", "prep", "run"]
 
 
-def _torch() -> Any:
-    from torch.utils.dlpack import from_dlpack
+# Each says what makes a column, and whether of a capsule of DLPack or of a `Tensor`.
+def _torch() -> tuple[Any, bool]:
+    from torch.utils import dlpack
 
-    # The capsule itself: asked for by torch, with device and version, it takes twice as long.
-    return lambda tensor: from_dlpack(tensor.__dlpack__())
+    # The function that makes the tensor; the one around it asks the capsule for its device first.
+    return getattr(__import__("torch")._C, "_from_dlpack", dlpack.from_dlpack), True
 
 
-def _numpy() -> Any:
+def _numpy() -> tuple[Any, bool]:
     import numpy
 
-    return numpy.asarray
+    return numpy.asarray, False
 
 
-def _torch_or_numpy() -> Any:
+def _torch_or_numpy() -> tuple[Any, bool]:
     try:
         return _torch()
     except ImportError:
         return _numpy()
 
 
-_OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": lambda: lambda tensor: tensor}
+_OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": None}
 
 
 class Loader:
@@ -139,35 +139,32 @@ class Loader:
             on_corrupt=on_corrupt,
             plan_dir=plan_dir,
         )
-        self._output = output
-        self._convert = None
-        # The epoch that a `for` loop is in: it ends where the next one begins.
-        self._epoch: int | None = None
+        # Imported with the first batch; None once that is done.
+        self._output = _OUTPUTS[output]
         if epoch:
             if mixture:
                 raise errors.ConfigError(f"epoch: expected 0 for a mixture, which has none, found {epoch}")
             self.seek(epoch * (self.steps or 0))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._epoch = self._core.place()[1]
-        return self
+        self._import()
+        self._core.begin()
+        return self._core
 
     def __next__(self) -> dict[str, Any]:
-        if self._epoch is not None and self._core.place()[1] != self._epoch:
-            self._epoch = None
-            raise StopIteration
-        return self.next()
+        self._import()
+        return next(self._core)
 
     def next(self) -> dict[str, Any]:
         """The next batch; after the last one of an epoch comes the first of the next."""
-        if self._convert is None:
-            self._convert = _OUTPUTS[self._output]()
-        batch, convert = self._core.next(), self._convert
-        # Values are replaced, keys stay: the dict may be walked meanwhile.
-        for name, value in batch.items():
-            if type(value) is _Tensor:
-                batch[name] = convert(value)
-        return batch
+        if self._output is not None:
+            self._import()
+        return self._core.next()
+
+    def _import(self) -> None:
+        if self._output is not None:
+            self._core.set_output(*self._output())
+            self._output = None
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -211,12 +208,10 @@ class Loader:
             StateError: if it is of another dataset, seed, `seq_len`, `samples` or `window`.
         """
         self._core.load_state(_json.dumps(dict(state)))
-        self._epoch = None if self._epoch is None else self._core.place()[1]
 
     def seek(self, step: int) -> None:
         """Goes to global batch `step`, counted through all epochs. Costs nothing."""
         self._core.seek(step)
-        self._epoch = None if self._epoch is None else self._core.place()[1]
 
     def skip(self, start: int, end: int) -> None:
         """Leaves out global batches `start` to `end - 1` whenever they would come."""

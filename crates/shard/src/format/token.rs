@@ -30,6 +30,21 @@ impl TokenType {
         }
     }
 
+    /// By its name in Rust or in NumPy.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "u8" | "uint8" => Self::U8,
+            "i8" | "int8" => Self::I8,
+            "u16" | "uint16" => Self::U16,
+            "i16" | "int16" => Self::I16,
+            "u32" | "uint32" => Self::U32,
+            "i32" | "int32" => Self::I32,
+            // No id is that large: the same bytes mean the same.
+            "i64" | "int64" | "u64" | "uint64" => Self::I64,
+            _ => return None,
+        })
+    }
+
     /// Bytes of one token.
     pub fn bytes(self) -> usize {
         match self {
