@@ -22,6 +22,7 @@ mod prep;
 mod recipe;
 mod resume;
 mod samples;
+mod scale;
 mod stats;
 mod storage;
 mod support;

@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod bench_loader;
 mod cluster;
 mod compat;
 mod dedup;
@@ -12,6 +13,7 @@ mod format;
 mod fs;
 mod inspect;
 mod load;
+mod load_options;
 mod prep;
 mod progress;
 mod recipe;

@@ -1,10 +1,10 @@
 //! Tokens a CPU second and the time to the first batch, without a command line or Python around it:
-//! `cargo run --release -p forebay-load --example measure -- DATASET [BATCHES] [SEQ_LEN] [BATCH_SIZE]`
+//! `cargo run --release -p forebay-load --example measure -- DATASET [BATCHES] [SEQ_LEN] [BATCH_SIZE] [map]`
 
 use std::path::Path;
 use std::time::Duration;
 
-use forebay_load::{Config, Result, measure};
+use forebay_load::{Config, Io, Loader, Result, measure};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -14,8 +14,10 @@ fn main() -> Result<()> {
     };
     let (batches, seq_len, batch_size) = (number(1, 12_000), number(2, 2048), number(3, 8));
     for _ in 0..5 {
-        let config = Config::new(seq_len, batch_size);
-        let found = measure(Path::new(dataset), config, 0, batches as u64, Duration::ZERO)?;
+        let io = if arguments.get(4).is_some() { Io::Map } else { Io::Auto };
+        let config = Config { io, ..Config::new(seq_len, batch_size) };
+        let open = || Loader::open(Path::new(dataset), config);
+        let found = measure(open, 0, batches as u64, Duration::ZERO)?;
         let cpu = found.cpu.unwrap_or(found.elapsed).as_secs_f64();
         println!(
             "{:.0} M tokens a CPU second, {:.1} µs a batch, first batch after {:.2} ms",

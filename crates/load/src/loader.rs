@@ -14,16 +14,16 @@ use crate::prefetch::Prefetch;
 use crate::source::{Source, same_tokenizer};
 use crate::state::{STATE_VERSION, State};
 use crate::stats::{Stats, StepRecord};
-use crate::{Error, Result};
+use crate::{Error, Result, Sampling};
 
 /// Iterates the batches of one rank, epoch after epoch.
 #[derive(Debug)]
 pub struct Loader {
     pub(crate) assembler: Arc<Assembler>,
     pub(crate) setup: Arc<Setup>,
-    state: State,
+    pub(crate) state: State,
     /// Of how many global batches this loader takes one: see [`Loader::set_stride`].
-    stride: u64,
+    pub(crate) stride: u64,
     prefetch: Prefetch,
     scratch: Scratch,
     pub(crate) stats: Stats,
@@ -61,7 +61,9 @@ impl Loader {
 
     fn of(paths: &[&Path], mixture: Option<Mixture>, config: Config) -> Result<Self> {
         config.check()?;
-        let sources = (0..).zip(paths).map(|(number, path)| Source::open(path, number, &config));
+        let of = paths.len();
+        let sources =
+            (0..).zip(paths).map(|(number, path)| Source::open(path, number, of, &config));
         let sources = sources.collect::<Result<Vec<Source>>>()?;
         same_tokenizer(&sources)?;
         let wanted = match (&mixture, config.drop_last) {
@@ -126,6 +128,15 @@ impl Loader {
             (None, true) => Some(self.samples() / global),
             (None, false) => Some(self.samples().div_ceil(global)),
         }
+    }
+
+    /// Of best-fit: which share of all places holds a token, the rest is padding.
+    pub fn fill(&self) -> Option<f64> {
+        let Config { seq_len, sampling, .. } = self.assembler.config;
+        let tokens: u64 = self.assembler.sources.iter().map(|s| s.tokens.index().tokens()).sum();
+        // Nothing is lost and nothing comes twice.
+        let fill = tokens as f64 / (self.samples() * seq_len as u64) as f64;
+        (sampling == Sampling::BestFit).then_some(fill)
     }
 
     /// Where it is: after the last batch that was taken, whatever was made ahead.
@@ -259,10 +270,10 @@ impl Loader {
     /// # Errors
     /// If a shard cannot be read or is corrupt; the loader then stays where it is.
     pub fn next_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        match self.take(batch, None) {
-            Poll::Ready(taken) => taken,
-            Poll::Pending => unreachable!("without a context it waits"),
-        }
+        let Poll::Ready(taken) = self.take(batch, None) else {
+            unreachable!("without a context it waits")
+        };
+        taken
     }
 
     /// As [`Loader::next_batch`], but [`Poll::Pending`] while the batch is being made ahead; the
@@ -339,65 +350,5 @@ impl Loader {
             }
         }
         self.setup = Arc::new(setup);
-    }
-
-    /// Epoch and position of a step.
-    fn at(&self, step: u64) -> (u64, u64) {
-        let global = self.assembler.config.global_batch();
-        match self.steps() {
-            Some(steps) => (step / steps, step % steps * global),
-            None => (0, step.saturating_mul(global)),
-        }
-    }
-
-    /// The batch that comes from a position on: in the next epoch if this one has none, behind
-    /// what is skipped.
-    pub(crate) fn place(&self, epoch: u64, position: u64) -> Place {
-        let global = self.assembler.config.global_batch();
-        let (mut epoch, mut position) = (epoch, position);
-        loop {
-            let Some(steps) = self.steps() else {
-                let step = position / global;
-                match self.skipped_to(step) {
-                    Some(end) => position = end * global,
-                    None => return Place { step, epoch, position, left: u64::MAX - position },
-                }
-                continue;
-            };
-            let left = self.samples().saturating_sub(position);
-            let wanted = if self.assembler.config.drop_last { global } else { 1 };
-            if left < wanted {
-                (epoch, position) = (epoch + 1, 0);
-                continue;
-            }
-            let step = epoch * steps + position / global;
-            match self.skipped_to(step) {
-                Some(end) => (epoch, position) = self.at(end),
-                None => return Place { step, epoch, position, left },
-            }
-        }
-    }
-
-    fn skipped_to(&self, step: u64) -> Option<u64> {
-        self.state.skips.iter().find(|skip| (skip.0..skip.1).contains(&step)).map(|skip| skip.1)
-    }
-
-    /// Epoch and position after so many batches from `place` on.
-    fn advance(&self, place: Place, stride: u64) -> (u64, u64) {
-        let global = self.assembler.config.global_batch();
-        let mut place = place;
-        for taken in 1.. {
-            let next = (place.epoch, place.position + global.min(place.left));
-            if taken == stride {
-                return next;
-            }
-            place = self.place(next.0, next.1);
-        }
-        (place.epoch, place.position)
-    }
-
-    fn after(&self, place: Place) -> Place {
-        let (epoch, position) = self.advance(place, self.stride);
-        self.place(epoch, position)
     }
 }

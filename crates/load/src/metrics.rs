@@ -43,7 +43,8 @@ const REQUEST_BYTES: usize = 4096;
 
 impl Metrics {
     pub(crate) fn serve(address: SocketAddr) -> Result<Self> {
-        let refused = |error| Error::config("metrics", format!("a free address like {address}"), error);
+        let refused =
+            |error| Error::config("metrics", format!("a free address like {address}"), error);
         let listener = TcpListener::bind(address).map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let shared = Arc::<Shared>::default();

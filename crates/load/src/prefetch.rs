@@ -27,7 +27,7 @@ pub(crate) struct Prefetch {
     first: usize,
     free: Vec<Batch>,
     /// Who is told of a batch that is done.
-    waker: Arc<Mutex<Option<Waker>>>,
+    waker: Option<Arc<Mutex<Option<Waker>>>>,
 }
 
 #[derive(Debug)]
@@ -55,10 +55,11 @@ struct Done {
 
 impl Prefetch {
     fn start(&mut self, assembler: &Arc<Assembler>) -> Result<()> {
+        let waker = self.waker.insert(Arc::default());
         for number in 0..assembler.config.threads {
             let (jobs, todo) = channel::<Job>();
             let (finished, done) = channel();
-            let (assembler, waker) = (Arc::clone(assembler), Arc::clone(&self.waker));
+            let (assembler, waker) = (Arc::clone(assembler), Arc::clone(waker));
             let work = move || {
                 let mut scratch = Scratch::default();
                 let mut free = Instant::now();
@@ -108,7 +109,9 @@ impl Prefetch {
             None => self.wait(),
             Some(context) => {
                 // Before looking: what is done from now on wakes.
-                *lock(&self.waker) = Some(context.waker().clone());
+                if let Some(waker) = &self.waker {
+                    *lock(waker) = Some(context.waker().clone());
+                }
                 match self.try_wait() {
                     Poll::Ready(done) => done,
                     Poll::Pending => return Poll::Pending,

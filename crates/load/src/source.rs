@@ -29,7 +29,8 @@ pub(crate) struct Source {
 const TRIES: u64 = 64;
 
 impl Source {
-    pub(crate) fn open(path: &Path, number: u32, config: &Config) -> Result<Self> {
+    /// * `of` — datasets that share what may be mapped.
+    pub(crate) fn open(path: &Path, number: u32, of: usize, config: &Config) -> Result<Self> {
         let tokens = TokenFiles::open(path, config.token_type)?;
         let token_bytes = tokens.token_type().bytes();
         let plan = config.plan_dir.as_ref().map(|directory| {
@@ -58,7 +59,7 @@ impl Source {
         let eos = tokens.dataset().and_then(|dataset| dataset.manifest().tokenizer.as_ref());
         let eos = eos.and_then(|tokenizer| tokenizer.eos.as_ref()).map(|eos| eos.id);
         let pad = config.pad.or(eos).unwrap_or(0);
-        let reader = Reader::new(tokens.files().len(), config.io);
+        let reader = Reader::new(tokens.files().len(), config.io, of);
         // Datasets of a mixture are shuffled independently; a single one by the seed itself.
         let seed =
             config.seed.map(|seed| if number == 0 { seed } else { mix(seed ^ mix(number.into())) });

@@ -2,7 +2,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State};
+use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State, TokenType};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -79,13 +79,19 @@ fn one_of<T: Copy>(what: &str, found: &str, known: &[(&str, T)]) -> PyResult<T> 
     })
 }
 
+fn token_type(name: &str) -> PyResult<TokenType> {
+    TokenType::named(name).ok_or_else(|| {
+        error::config(&format!("token_type: expected uint16, uint32 or such, found {name:?}"))
+    })
+}
+
 #[pymethods]
 impl Loader {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "by name, from `forebay.Loader`")]
     #[pyo3(signature = (
         paths, weights, *, seq_len, batch_size, rank, world_size, seed, window, samples, columns,
-        dtype, drop_last, pad_id, prefetch, threads, io, verify, on_corrupt, plan_dir,
+        dtype, drop_last, token_type, pad_id, prefetch, threads, io, verify, on_corrupt, plan_dir,
     ))]
     fn new(
         py: Python<'_>,
@@ -101,6 +107,7 @@ impl Loader {
         columns: Vec<String>,
         dtype: &str,
         drop_last: bool,
+        token_type: Option<&str>,
         pad_id: Option<u32>,
         prefetch: usize,
         threads: usize,
@@ -121,10 +128,11 @@ impl Loader {
             columns: self::columns(&columns)?,
             dtype: one_of("dtype", dtype, &dtypes)?,
             drop_last,
+            token_type: token_type.map(self::token_type).transpose()?,
             pad: pad_id,
             prefetch,
             threads,
-            io: one_of("io", io, &[("auto", Io::Auto), ("read", Io::Read)])?,
+            io: one_of("io", io, &[("auto", Io::Auto), ("map", Io::Map), ("read", Io::Read)])?,
             verify,
             on_corrupt: one_of("on_corrupt", on_corrupt, &policies)?,
             plan_dir,
@@ -255,6 +263,16 @@ impl Loader {
 
     fn prometheus(&self) -> String {
         self.inner.stats().prometheus()
+    }
+
+    /// Serves `prometheus()` by HTTP; says at which port.
+    fn serve_metrics(&mut self, py: Python<'_>, address: &str) -> PyResult<u16> {
+        self.after_fork(py)?;
+        let parsed = address.parse().map_err(|_| {
+            error::config(&format!("metrics: expected HOST:PORT in numbers, found {address:?}"))
+        })?;
+        let address = self.inner.serve_metrics(parsed).map_err(|e| error::load(&e))?;
+        Ok(address.port())
     }
 
     /// Rows of the batch that comes next, each with its parts.

@@ -56,7 +56,7 @@ class Loader:
     loader without a copy, and it is theirs until the last of them is gone.
 
     Args:
-        path: Directory of a dataset, or a Megatron prefix; or a dict of such paths to weights,
+        path: Directory of a dataset, of MDS shards or of ffrecord files, or a Megatron prefix; or a dict of such paths to weights,
             which sum to 1 and hold exactly over every 4,096 samples.
         seq_len: Tokens of a sample.
         batch_size: Samples of a batch of one rank; the global batch is `batch_size * world_size`.
@@ -70,12 +70,14 @@ class Loader:
             datasets). Labels are shifted: each is the next token, or -100.
         dtype: `"int64"`, `"int32"` or `"uint32"`.
         drop_last: Leave out the last, incomplete batch; else rows of padding complete it.
+        token_type: What a token is stored as in ffrecord files, such as `"uint16"`; other datasets say
+            it themselves.
         pad_id: Id of padding; the end-of-document token of the dataset by default.
         prefetch: Batches made ahead by `threads` threads, without the GIL. With 0, each is made
             when it is asked for.
         output: `"torch"`, `"numpy"`, `"dlpack"`; `"auto"` is torch if it can be imported.
-        io: `"auto"`: what lies in the page cache through a map; `"read"`: all by reads, so that
-            nothing of the dataset counts as memory of the process.
+        io: `"auto"`: through a map what lies in the page cache, up to 128 MiB, since pages of a map
+            count as memory of the process; `"map"`: all of it, which is faster; `"read"`: none.
         verify: Hash each block of a shard when it is first needed, and compare.
         on_corrupt: With `verify`: `"fail"`, or `"skip"`: other samples come instead, the same on
             every rank, and the state says so.
@@ -97,6 +99,7 @@ class Loader:
         columns: Sequence[str] = (),
         dtype: str = "int64",
         drop_last: bool = True,
+        token_type: str | None = None,
         pad_id: int | None = None,
         prefetch: int = 2,
         threads: int = 1,
@@ -131,6 +134,7 @@ class Loader:
             columns=list(columns),
             dtype=dtype,
             drop_last=drop_last,
+            token_type=token_type,
             pad_id=pad_id,
             prefetch=prefetch,
             threads=threads,
@@ -235,6 +239,13 @@ class Loader:
     def prometheus(self) -> str:
         """The sums of `stats()` in the text format of Prometheus."""
         return self._core.prometheus()
+
+    def serve_metrics(self, port: int = 0, host: str = "127.0.0.1") -> int:
+        """Serves `prometheus()` at `http://host:port/metrics` while the loader lives; returns the port.
+
+        Port 0 is any that is free. A child of `fork` serves nothing until it is told to.
+        """
+        return self._core.serve_metrics(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
     @property
     def io_path(self) -> str:

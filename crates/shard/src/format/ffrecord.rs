@@ -87,7 +87,8 @@ impl Ffrecord {
 
 /// The bytes in front of the samples, and where those begin.
 fn header<'a>(file: &'a [u8], path: &Path) -> Result<(&'a [u8], Vec<u64>)> {
-    let short = |expected: String| Error::corrupt(path, "size", expected, format!("{} B", file.len()));
+    let short =
+        |expected: String| Error::corrupt(path, "size", expected, format!("{} B", file.len()));
     let Some((crc, rest)) = file.split_first_chunk::<4>() else {
         return Err(short(format!("≥ {HEADER_BYTES} B")));
     };
