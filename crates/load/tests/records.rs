@@ -1,5 +1,7 @@
 //! Through the public face, over ffrecord files that are made here: sources, streams, metrics.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps says where it failed")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
