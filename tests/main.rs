@@ -24,6 +24,7 @@ mod recipe;
 mod remote;
 mod resume;
 mod samples;
+mod scale;
 mod stats;
 mod storage;
 mod support;

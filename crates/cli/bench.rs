@@ -15,7 +15,7 @@ use crate::args::Global;
 use crate::format;
 use crate::report::{Report, Usage};
 
-/// Measure what storage really gives, and prove by which path
+/// Measure what storage really gives, by which path, and what a loader makes of it
 #[derive(Args)]
 pub struct Bench {
     #[command(subcommand)]
@@ -26,6 +26,7 @@ pub struct Bench {
 enum What {
     Storage(Box<Storage>),
     Checkpoint(CheckpointArgs),
+    Loader(Box<crate::bench_loader::BenchLoader>),
     Sort(crate::bench_sort::SortArgs),
 }
 
@@ -34,6 +35,7 @@ impl Bench {
         let done = match self.what {
             What::Storage(verb) => verb.run(global, report),
             What::Checkpoint(verb) => verb.run(report),
+            What::Loader(verb) => verb.run(global, report),
             What::Sort(verb) => verb.run(global, report),
         };
         done.map_err(|error| match error.downcast::<Error>() {

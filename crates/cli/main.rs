@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod bench_loader;
 mod bench_sort;
 mod cluster;
 mod compat;
@@ -13,6 +14,7 @@ mod format;
 mod fs;
 mod inspect;
 mod load;
+mod load_options;
 mod prep;
 mod progress;
 mod recipe;
