@@ -89,7 +89,7 @@ fn a_simulated_step_is_waited_for_and_its_loader_is_judged() {
     assert!(json["verdict"].as_str().unwrap().starts_with("loader-bound: "));
     assert!((0.0..=1.0).contains(&json["stall_share"].as_f64().unwrap()));
     assert_eq!(json["tokens"], 20 * 8 * 64);
-    let ran = forebay(["bench", "loader", path, "--step-time", "-1"]).exits(2);
+    let ran = forebay(["bench", "loader", path, "--step-time=-1"]).exits(2);
     assert!(ran.stderr.contains("--step-time: expected milliseconds"), "{ran:?}");
     // Mixtures too.
     let mixture = ["bench", "loader", path, path, "--weights", "0.5,0.5", "--steps", "3"];
