@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Start at [`Queue`] for many transfers, at [`File`] for one, and at [`NewFile`] to write. Buffers
-//! come from an [`Arena`]. Nothing here knows documents, Parquet or tokens. `unsafe` is in `memory`
-//! and `queue/uring` alone.
+//! come from an [`Arena`]. Nothing here knows documents, Parquet or tokens. `unsafe` is in `memory`,
+//! `queue/uring` and `usrbio` alone.
 
 #![deny(unsafe_code)]
 
@@ -30,6 +30,7 @@ mod plan;
 mod publish;
 mod queue;
 pub mod remote;
+pub mod usrbio;
 
 pub use error::{Error, Result};
 pub use file::File;
