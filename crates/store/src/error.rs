@@ -100,10 +100,9 @@ impl Error {
             Self::Queue { .. } | Self::Engine { .. } => Some(
                 "`forebay fs doctor` says what works here; `--engine threads` always does".into(),
             ),
-            Self::ThreeFs { mount, .. } => Some(format!(
-                "`forebay fs doctor {}` says what is missing there",
-                mount.display()
-            )),
+            Self::ThreeFs { mount, .. } => {
+                Some(format!("`forebay fs doctor {}` says what is missing there", mount.display()))
+            }
             Self::Memory { .. } => Some("use smaller buffers or fewer of them in flight".into()),
             Self::Inside { .. } => Some("copy to a place outside of the source".into()),
             Self::Differs { .. } => {

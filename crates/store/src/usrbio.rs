@@ -16,14 +16,13 @@
 //! `shared` (atomic words of a map) and `sys` (futex, ioctl), and where a buffer is handed over.
 
 pub(crate) mod backend;
-#[expect(unsafe_code, reason = "buffers that a daemon writes are lent as an arena")]
 mod iov;
 mod layout;
 mod mount;
-#[expect(unsafe_code, reason = "atomic words in memory shared with a daemon")]
-mod shared;
 mod ring;
 mod semaphore;
+#[expect(unsafe_code, reason = "atomic words in memory shared with a daemon")]
+mod shared;
 #[expect(unsafe_code, reason = "futex, ioctl and mbind have no safe face")]
 mod sys;
 mod uri;

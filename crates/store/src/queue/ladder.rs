@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::{Backend, Op, Options};
 use super::threads::Threads;
 use super::uring::Uring;
+use super::{Backend, Op, Options};
 use crate::memory::{Arena, Pages};
 use crate::usrbio::Mount;
 use crate::usrbio::backend::Usrbio;
@@ -176,7 +176,8 @@ pub(super) fn climb(
         }
     }
     if matches!(engine, Engine::Memory | Engine::Usrbio) {
-        let what = if engine == Engine::Memory { "it has no files" } else { "it needs a path on a 3FS" };
+        let what =
+            if engine == Engine::Memory { "it has no files" } else { "it needs a path on a 3FS" };
         let source = io::Error::new(io::ErrorKind::InvalidInput, what);
         return Err(Error::Engine { engine: engine.name(), source });
     }

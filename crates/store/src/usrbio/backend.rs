@@ -181,7 +181,8 @@ impl Usrbio {
         }
         let chunk_bytes = known.chunk_bytes;
         let place = self.place(start, length);
-        let number = self.transfers.insert(InFlight { transfer, pieces_left: 0, end: length, error: 0 });
+        let number =
+            self.transfers.insert(InFlight { transfer, pieces_left: 0, end: length, error: 0 });
         let (iov_offset, block) = match place {
             Some((_, iov_offset, block)) => (iov_offset, block as u64),
             // A piece fits into one of the buffers that it is copied through.
@@ -249,7 +250,8 @@ impl Usrbio {
         let op = flight.transfer.request.op;
         if let Place::Elsewhere(slot @ None) = &mut piece.place {
             if self.bounces.is_none() {
-                let iov = Iov::for_buffers(&self.mount, BOUNCE_BYTES, BOUNCES).map_err(source_of)?;
+                let iov =
+                    Iov::for_buffers(&self.mount, BOUNCE_BYTES, BOUNCES).map_err(source_of)?;
                 let (id, base) = (iov.id(), iov.base());
                 self.bounces = Some((id, base, iov.into_arena(BOUNCE_BYTES, BOUNCES)));
             }

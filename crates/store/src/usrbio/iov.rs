@@ -94,7 +94,11 @@ impl Iov {
     }
 
     /// The iov whose memory holds the `length` bytes at `start`, registered in this session.
-    pub(crate) fn around(start: NonNull<u8>, length: usize, session: &Session) -> Option<Arc<Self>> {
+    pub(crate) fn around(
+        start: NonNull<u8>,
+        length: usize,
+        session: &Session,
+    ) -> Option<Arc<Self>> {
         let iovs = IOVS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut alive = iovs.iter().filter_map(Weak::upgrade);
         alive.find(|iov| {

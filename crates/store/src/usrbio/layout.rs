@@ -278,12 +278,17 @@ mod tests {
         assert_eq!((id.to_string().as_str(), Id::parse(text)), (text, Some(id)));
         assert_eq!(iov_key(id, 0), text);
         assert_eq!(iov_key(id, 1 << 20), format!("{text}.b1048576"));
-        let kind =
-            RingKind { for_read: true, io_depth: 0, priority: 0, timeout_ms: 0, flags: 0 };
+        let kind = RingKind { for_read: true, io_depth: 0, priority: 0, timeout_ms: 0, flags: 0 };
         let key = |kind: RingKind| ring_key(id, &kind).strip_prefix(text).unwrap().to_owned();
         assert_eq!(key(kind), ".r0.t0");
-        assert_eq!(key(RingKind { for_read: false, priority: 1, timeout_ms: 5, ..kind }), ".w0.pl.t5");
-        assert_eq!(key(RingKind { io_depth: -4, timeout_ms: 100, flags: 2, ..kind }), ".r-4.t100.f10");
+        assert_eq!(
+            key(RingKind { for_read: false, priority: 1, timeout_ms: 5, ..kind }),
+            ".w0.pl.t5"
+        );
+        assert_eq!(
+            key(RingKind { io_depth: -4, timeout_ms: 100, flags: 2, ..kind }),
+            ".r-4.t100.f10"
+        );
         assert_eq!(key(RingKind { priority: -3, ..kind }), ".r0.ph.t0");
     }
 

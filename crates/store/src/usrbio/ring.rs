@@ -155,15 +155,8 @@ impl Ring {
             half.copy_from_slice(&entry.iov.0[at..at + 8]);
             u64::from_le_bytes(half)
         });
-        let words = [
-            high,
-            low,
-            entry.iov_offset,
-            entry.inode,
-            entry.offset,
-            entry.length,
-            entry.user_data,
-        ];
+        let words =
+            [high, low, entry.iov_offset, entry.inode, entry.offset, entry.length, entry.user_data];
         for (n, word) in words.into_iter().enumerate() {
             self.memory.word64(args + 8 * n).store(word, Relaxed);
         }
@@ -196,7 +189,8 @@ impl Ring {
             let result = self.memory.word64(at + 8).load(Relaxed) as i64;
             let user_data = self.memory.word64(at + 16).load(Relaxed);
             // Before the place is given back: the daemon may write it at once.
-            let slot = usize::try_from(slot).ok().filter(|&slot| slots.taken.get(slot) == Some(&true));
+            let slot =
+                usize::try_from(slot).ok().filter(|&slot| slots.taken.get(slot) == Some(&true));
             let slot = slot.ok_or_else(nonsense)?;
             self.memory.word32(CQ_TAIL).store(self.layout.after(tail) as i32, Release);
             slots.taken[slot] = false;
@@ -230,13 +224,16 @@ impl Ring {
             if count >= at_least.min(most) {
                 return Ok(count);
             }
-            let left = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
+            let left =
+                deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(count);
             }
             let start = Instant::now();
             Self::sleep(&[self], left.min(LOOK));
-            if start.elapsed() >= LOOK && !matches!(self.mount.pulse(&self.session), super::Pulse::Alive) {
+            if start.elapsed() >= LOOK
+                && !matches!(self.mount.pulse(&self.session), super::Pulse::Alive)
+            {
                 return Err(io::ErrorKind::NotConnected.into());
             }
         }

@@ -29,7 +29,9 @@ pub(crate) fn futex_wake(word: &AtomicU64) {
 pub(crate) fn futex_wait(word: &AtomicU64, timeout: Duration) {
     let spec = timespec(timeout);
     // SAFETY: address and `spec` are valid for the call, which only reads them.
-    unsafe { libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAIT, 0_u32, &raw const spec) };
+    unsafe {
+        libc::syscall(libc::SYS_futex, low_half(word), libc::FUTEX_WAIT, 0_u32, &raw const spec)
+    };
 }
 
 /// As [`futex_wait`], on several words: wakes when one of them does.
