@@ -28,4 +28,5 @@ mod support;
 mod task;
 mod tokenize;
 mod train;
+mod usrbio;
 mod verify;

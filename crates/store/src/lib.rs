@@ -8,6 +8,7 @@
 //! Map::open  ─▶ &[u8]                                  files that never change once published
 //! NewFile::create ─▶ write … ─▶ publish()              temporary name → fsync → rename → fsync(dir)
 //! Lock::take ─▶ one run per directory
+//! ffrecord: samples by number, many at once; usrbio: the rings of a 3FS
 //! fs::copy, fs::walk, fs::remove, fs::layout, fs::doctor: whole trees and machines
 //! ```
 //!
@@ -20,6 +21,7 @@
 #[cfg(test)]
 mod conformance;
 mod error;
+pub mod ffrecord;
 mod file;
 pub mod fs;
 mod lock;

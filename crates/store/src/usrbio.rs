@@ -16,23 +16,32 @@
 //! `shared` (atomic words of a map) and `sys` (futex, ioctl), and where a buffer is handed over.
 
 pub(crate) mod backend;
+pub(crate) mod blocking;
+pub mod control;
 mod iov;
 mod layout;
+#[cfg(test)]
+mod model;
 mod mount;
 mod ring;
 mod semaphore;
 #[expect(unsafe_code, reason = "atomic words in memory shared with a daemon")]
 mod shared;
+mod sweep;
 #[expect(unsafe_code, reason = "futex, ioctl and mbind have no safe face")]
 mod sys;
 mod uri;
+
+#[cfg(test)]
+mod tests;
 
 pub use iov::{Borrowed, Iov, IovOptions};
 pub use layout::{
     ALLOW_READ_UNCOMMITTED, FORBID_READ_HOLES, Id, Ioctl, MAGIC, RingKind, RingLayout, iov_key,
     ring_key,
 };
-pub use mount::{Mount, Pulse, Session, cluster_id, exact_length, mount_point};
+pub use mount::{Mount, Pulse, Session, mount_point};
 pub use ring::{Entry, Reaped, Ring};
+pub use sweep::{Orphan, examine, orphans};
 pub use sys::is_3fs;
 pub use uri::{is_uri, resolve};

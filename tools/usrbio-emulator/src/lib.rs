@@ -46,6 +46,8 @@ pub struct Options {
     pub iov_limit: usize,
     /// What goes wrong from the start.
     pub faults: Faults,
+    /// Files of this directory are there from the start.
+    pub preload: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             workers: 2,
             iov_limit: 1 << 20,
             faults: Faults::default(),
+            preload: None,
         }
     }
 }
@@ -92,6 +95,9 @@ impl Emulator {
         let submits = shared::Submits::create()?;
         let faults = options.faults.clone();
         let daemon = Daemon::new(submits, options.chunk_bytes, options.workers, faults);
+        if let Some(from) = &options.preload {
+            daemon.tree.load(from, tree::ROOT, options.chunk_bytes)?;
+        }
         let daemon = Arc::new(daemon);
         let files = fs::Files::new(Arc::clone(&daemon), &mount, options);
         let mut config = Config::default();

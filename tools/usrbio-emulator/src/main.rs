@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use usrbio_emulator::{Emulator, Faults, Options};
 
 const USAGE: &str = "usage: usrbio-emulator MOUNT [--cluster NAME] [--chunk-size BYTES] \
-                     [--workers N] [--iov-limit N] [--faults LIST]\n\
+                     [--workers N] [--iov-limit N] [--faults LIST] [--preload DIR]\n\
                      faults: short=N,error=N,errno=N,delay=MS,reorder,hold,never-wake,hang,garbage";
 
 fn main() -> ExitCode {
@@ -32,6 +32,7 @@ fn run() -> Result<(), String> {
         let number = || value.parse::<u64>().map_err(|_| format!("{word}: {value} is no number"));
         match word.as_str() {
             "--cluster" => options.cluster = value,
+            "--preload" => options.preload = Some(value.into()),
             "--chunk-size" => options.chunk_bytes = number()?,
             "--workers" => options.workers = number()? as usize,
             "--iov-limit" => options.iov_limit = number()? as usize,

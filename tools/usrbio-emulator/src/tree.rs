@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::SystemTime;
 
@@ -201,6 +201,32 @@ impl Tree {
         directory.touch();
         self.nodes_mut().insert(ino, Arc::clone(&node));
         Ok(node)
+    }
+
+    /// Copies what is below `from` into the directory `parent`.
+    pub(crate) fn load(&self, from: &Path, parent: u64, chunk_bytes: u64) -> std::io::Result<()> {
+        use std::os::unix::fs::MetadataExt;
+        for entry in std::fs::read_dir(from)? {
+            let entry = entry?;
+            let (path, name) = (entry.path(), entry.file_name());
+            let about = path.metadata()?;
+            let owner = (about.uid(), about.gid());
+            let kind = match about.is_dir() {
+                true => Kind::Directory(RwLock::default()),
+                false => {
+                    let mut data = Data::default();
+                    data.write(chunk_bytes, 0, &std::fs::read(&path)?);
+                    data.settle();
+                    Kind::File(RwLock::new(data))
+                }
+            };
+            let made = self.make(parent, &name, kind, about.mode() as u16 & 0o7777, owner);
+            let node = made.map_err(std::io::Error::from_raw_os_error)?;
+            if about.is_dir() {
+                self.load(&path, node.ino, chunk_bytes)?;
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn link(&self, ino: u64, parent: u64, name: &OsStr) -> Result<Arc<Node>, i32> {

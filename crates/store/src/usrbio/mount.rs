@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use super::layout::{Ioctl, SUBMIT_LINKS};
+use super::layout::SUBMIT_LINKS;
 use super::semaphore::Named;
 use super::shared::SHM;
 use super::sys;
@@ -179,7 +179,7 @@ impl Mount {
         let (done, answer) = channel();
         self.send(Box::new(move |desk| {
             let entry = desk.entries.join(&key);
-            let made = symlink(&target, &entry).and_then(|()| desk.hold());
+            let made = desk.hold().and_then(|()| symlink(&target, &entry));
             let is_made = made.is_ok();
             if done.send(made).is_err() && is_made {
                 let _ = std::fs::remove_file(entry);
@@ -236,6 +236,7 @@ fn serve(mut desk: Desk, jobs: &Receiver<Job>) {
 }
 
 impl Desk {
+    /// Before anything is registered: a process killed in between is noticed too.
     fn hold(&mut self) -> io::Result<()> {
         if self.liveness.is_none() {
             let flag = rustix::fs::OFlags::DIRECTORY.bits() as i32;
@@ -268,26 +269,4 @@ fn read_links(entries: &Path) -> io::Result<[PathBuf; 3]> {
     };
     let [high, normal, low] = SUBMIT_LINKS;
     Ok([read(high)?, read(normal)?, read(low)?])
-}
-
-/// Cluster id of the 3FS that holds `file`.
-///
-/// # Errors
-/// What the daemon answers; `ENOTTY` where there is no 3FS.
-pub fn cluster_id(file: &File) -> io::Result<String> {
-    let mut name = [0; 32];
-    sys::ioctl(file, Ioctl::MOUNT_NAME, &mut name)?;
-    let end = name.iter().position(|&b| b == 0).unwrap_or(name.len());
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
-}
-
-/// Makes the visible length of `file` exact, and returns it.
-///
-/// # Errors
-/// What the daemon answers.
-pub fn exact_length(file: &File) -> io::Result<u64> {
-    sys::ioctl(file, Ioctl::FSYNC, &mut [0; 4])?;
-    use rustix::fs::{AtFlags, StatxFlags, statx};
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-    Ok(statx(file, "", flags, StatxFlags::SIZE)?.stx_size)
 }
