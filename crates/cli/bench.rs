@@ -139,6 +139,7 @@ enum EngineArg {
     Auto,
     Uring,
     Threads,
+    Usrbio,
     Mmap,
 }
 
@@ -175,6 +176,7 @@ impl Storage {
                 EngineArg::Auto => Engine::Auto,
                 EngineArg::Uring => Engine::Uring,
                 EngineArg::Threads => Engine::Threads,
+                EngineArg::Usrbio => Engine::Usrbio,
                 EngineArg::Mmap => Engine::Mmap,
             },
             seconds: (!self.once).then_some(self.seconds),
@@ -185,7 +187,8 @@ impl Storage {
         }
     }
 
-    fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        self.path = forebay_store::usrbio::resolve(&self.path)?;
         if self.metadata {
             return self.metadata(report);
         }

@@ -206,7 +206,10 @@ impl Load {
         Ok(())
     }
 
-    pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    pub fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        for dataset in &mut self.datasets {
+            *dataset = forebay_store::usrbio::resolve(dataset)?;
+        }
         self.check()?;
         let config = self.config(global);
         if self.bench {
