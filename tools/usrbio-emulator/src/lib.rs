@@ -146,7 +146,9 @@ impl Drop for Emulator {
             // The helper of an automatic unmount leaves a mount alone whose daemon still answers.
             let mut unmount = std::process::Command::new("fusermount3");
             let _ = unmount.arg("-uz").arg(&self.mount).output();
-            let _ = session.umount_and_join();
+            // Not joined: whoever still has a file open here, this process perhaps, is served until
+            // it closes it, and the session ends then.
+            drop(session);
         }
         self.daemon.stopped.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {

