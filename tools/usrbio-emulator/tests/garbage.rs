@@ -24,7 +24,6 @@ impl Random {
 }
 
 #[test]
-#[ignore = "hangs: a client of the mount in the process that serves it is caught there"]
 fn garbage_in_a_ring_stays_there() {
     if let Some(why) = usrbio_emulator::unavailable() {
         eprintln!("skipped: {why}");

@@ -98,7 +98,6 @@ fn read(path: &Path, mut over: impl FnMut(usize) -> bool) {
 }
 
 #[test]
-#[ignore = "for tools/usrbio-emulator/kill-loop"]
 fn a_daemon_that_is_killed_and_starts_again_is_met_again() {
     if !is_available() {
         return;
@@ -149,7 +148,6 @@ fn client() {
 }
 
 #[test]
-#[ignore = "for tools/usrbio-emulator/kill-loop"]
 fn a_client_that_is_killed_leaves_nothing() {
     if !is_available() {
         return;
