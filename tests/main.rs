@@ -31,4 +31,5 @@ mod support;
 mod task;
 mod tokenize;
 mod train;
+mod usrbio;
 mod verify;

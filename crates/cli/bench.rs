@@ -146,6 +146,7 @@ enum EngineArg {
     Auto,
     Uring,
     Threads,
+    Usrbio,
     Mmap,
     Object,
 }
@@ -183,6 +184,7 @@ impl Storage {
                 EngineArg::Auto => Engine::Auto,
                 EngineArg::Uring => Engine::Uring,
                 EngineArg::Threads => Engine::Threads,
+                EngineArg::Usrbio => Engine::Usrbio,
                 EngineArg::Mmap => Engine::Mmap,
                 EngineArg::Object => Engine::Object,
             },
@@ -194,11 +196,12 @@ impl Storage {
         }
     }
 
-    fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let uri = self.path.to_string_lossy().into_owned();
         if forebay_store::remote::scheme(&uri).is_some() {
             return self.object(&uri, global, report);
         }
+        self.path = forebay_store::usrbio::resolve(&self.path)?;
         if self.metadata {
             return self.metadata(report);
         }

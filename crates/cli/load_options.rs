@@ -118,9 +118,12 @@ fn token_type(name: &str) -> Result<TokenType, String> {
 }
 
 impl LoadOptions {
-    /// Brings datasets of object stores here; they stay while what it returns is held.
+    /// Brings datasets of object stores here, and finds those of 3FS; they stay while what it returns is held.
     pub fn fetch(&mut self) -> anyhow::Result<Vec<Localized>> {
-        let held = self.datasets.iter().map(|path| forebay_store::remote::local(path));
+        let held = self.datasets.iter().map(|path| {
+            forebay_store::usrbio::resolve(path)
+                .and_then(|path| forebay_store::remote::local(&path))
+        });
         let held = held.collect::<forebay_store::Result<Vec<_>>>()?;
         self.datasets = held.iter().map(|local| local.path().to_path_buf()).collect();
         Ok(held)

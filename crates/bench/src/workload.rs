@@ -24,6 +24,8 @@ pub enum Engine {
     Uring,
     /// A pool of threads that call `pread`.
     Threads,
+    /// The rings of a 3FS, or an error.
+    Usrbio,
     /// A memory map, copied out of block by block; a read at a time.
     Mmap,
     /// Requests to an object store.
@@ -37,6 +39,7 @@ impl Engine {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Threads => "threads",
+            Self::Usrbio => "usrbio",
             Self::Mmap => "mmap",
             Self::Object => "object",
         }

@@ -36,6 +36,12 @@ pub enum Error {
     /// The back end asked for by name does not work here.
     #[error("the engine `{engine}` does not work here")]
     Engine { engine: &'static str, source: io::Error },
+    /// A 3FS or its daemon refused. `action` is a verb: "connect to".
+    #[error("cannot {action} the 3FS at {mount}")]
+    ThreeFs { action: &'static str, mount: PathBuf, source: io::Error },
+    /// A file of records is not what it should be.
+    #[error("{path}: {what}")]
+    Record { path: PathBuf, what: String },
     /// The kernel gave no memory for buffers.
     #[error("cannot get {bytes} bytes of memory for buffers")]
     Memory { bytes: usize, source: io::Error },
@@ -94,6 +100,10 @@ impl Error {
             Self::Queue { .. } | Self::Engine { .. } => Some(
                 "`forebay fs doctor` says what works here; `--engine threads` always does".into(),
             ),
+            Self::ThreeFs { mount, .. } => {
+                Some(format!("`forebay fs doctor {}` says what is missing there", mount.display()))
+            }
+            Self::Record { .. } => Some("is it an FFRecord file, copied whole?".into()),
             Self::Memory { .. } => Some("use smaller buffers or fewer of them in flight".into()),
             Self::Inside { .. } => Some("copy to a place outside of the source".into()),
             Self::Differs { .. } => {
