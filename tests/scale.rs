@@ -1,7 +1,7 @@
 //! What does not depend on the size of a dataset: opening it, memory, a batch of it.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -103,16 +103,20 @@ fn metrics_are_served_while_the_command_runs() {
     let mut command = binary();
     command.args(args).args(["--metrics", "127.0.0.1:0"]);
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = [0; 200];
-    let read = child.stderr.as_mut().unwrap().read(&mut said).unwrap();
-    let said = String::from_utf8_lossy(&said[..read]).into_owned();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
     let address = said.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-    let mut connection = TcpStream::connect(address.expect(&said)).unwrap();
-    connection.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
-    let mut text = String::new();
-    connection.read_to_string(&mut text).unwrap();
+    let ask = |address: &str| {
+        let mut connection = TcpStream::connect(address)?;
+        connection.write_all(b"GET /metrics HTTP/1.1\r\n\r\n")?;
+        let mut text = String::new();
+        connection.read_to_string(&mut text).map(|_| text)
+    };
+    let text = address.map(ask);
+    // Before anything fails: it would go on for ever.
     child.kill().unwrap();
     child.wait().unwrap();
+    let text = text.expect(&said).unwrap();
     assert!(text.contains("# TYPE forebay_load_steps_total counter"), "{text}");
     forebay(["load", path, "--metrics", "256.0.0.1:80"]).exits(2);
 }
