@@ -27,6 +27,7 @@ fn next_batch(bencher: Bencher, seq_len: usize) {
         fresh: false,
         verify_tokens: 0.0,
         stats: false,
+        keep_going: false,
     };
     let inputs = [sample().to_string_lossy().into_owned()];
     let vocabulary = Vocabulary::open(DEFAULT).unwrap();

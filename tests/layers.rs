@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("store", &[]),
     ("shard", &["store"]),
+    ("usrbio-abi", &["store"]),
     ("transform", &["shard", "store"]),
     ("pipeline", &["transform", "shard", "store"]),
     ("gpu", &["store"]),

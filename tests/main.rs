@@ -21,12 +21,16 @@ mod mds;
 mod megatron;
 mod prep;
 mod recipe;
+#[cfg(feature = "s3")]
+mod remote;
 mod resume;
 mod samples;
+mod scale;
 mod stats;
 mod storage;
 mod support;
 mod task;
 mod tokenize;
 mod train;
+mod usrbio;
 mod verify;

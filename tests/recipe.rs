@@ -65,6 +65,12 @@ fn what_is_set_is_what_runs() {
         plan["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
     assert_eq!(stages, ["read", "dedup", "write", "finish"]);
     assert!(plan["files"].as_u64().unwrap() > 4, "{plan}");
+    let tasks = run(&path, &["--print-plan", "-v"]).exits(0);
+    let told = plan["stages"].as_array().unwrap().iter().map(|s| s["tasks"].as_u64().unwrap());
+    let all: usize = tasks.stdout.lines().filter(|line| line.contains(".part")).count();
+    assert_eq!(all as u64, told.into_iter().next().unwrap(), "{tasks:?}");
+    assert!(tasks.stdout.contains("prose.jsonl → spool/"), "{tasks:?}");
+    assert!(tasks.stdout.contains("→ shard-00000.parquet"), "{tasks:?}");
     assert_eq!(plan["out"], dir.path().join("other").to_str().unwrap());
     assert!(!dir.path().join("other").exists(), "nothing was done");
 }
@@ -88,6 +94,46 @@ fn a_stopped_run_says_how_far_it_is_and_goes_on() {
     let manifest = manifest(&dir.path().join("out"));
     let skipped = manifest["counts"]["skipped"].as_object().unwrap();
     assert_eq!(skipped.values().map(|n| n.as_u64().unwrap()).sum::<u64>(), 1);
+}
+
+#[test]
+fn what_can_be_read_is_read_if_it_keeps_going() {
+    let dir = temp();
+    for name in ["a", "c", "e"] {
+        write(dir.path().join(format!("{name}.jsonl")), line(name, "one two three"));
+    }
+    for name in ["b", "d"] {
+        write(dir.path().join(format!("{name}.jsonl")), "no json\n");
+    }
+    let text = "[input]\npaths = ['*.jsonl']\n[output]\npath = 'out'\n[shuffle]\n";
+    let path = write(dir.path().join("recipe.toml"), text);
+    let ran = run(&path, &["--keep-going", "--threads", "1"]);
+    ran.complains(&["2 inputs", "b.jsonl", "d.jsonl", "line 1"]);
+    let status = run(&path, &["--status", "--json"]).exits(0).json();
+    assert_eq!((&status["parts"], &status["documents"]), (&3.into(), &3.into()));
+    assert_eq!(status["failed"][0]["task"], "run");
+    let parts = || fs::read_dir(dir.path().join("out/.work/spool")).unwrap().count();
+    assert_eq!(parts(), 3);
+
+    run(&path, &["--set", "input.on_error=skip"]).exits(3);
+    assert_eq!(manifest(&dir.path().join("out"))["documents"], 3);
+}
+
+#[test]
+fn prep_takes_its_options_from_a_recipe() {
+    let dir = temp();
+    let path = recipe(dir.path(), "[dedup]\n[tokenize]\n[shuffle]\nseed = 7");
+    fs::write(&path, fs::read_to_string(&path).unwrap() + "keep_text = true\n").unwrap();
+    let (sample, out) = (sample(), dir.path().join("by-prep"));
+    let args = |more: &'static str| {
+        let args = ["prep", sample.to_str().unwrap(), "--out", out.to_str().unwrap(), "--recipe"];
+        let all = args.into_iter().chain([path.to_str().unwrap()]).chain(more.split_whitespace());
+        forebay(all.collect::<Vec<_>>())
+    };
+    let ran = args("--seed 8").exits(2);
+    assert!(ran.stderr.contains("--seed"), "{ran:?}");
+    args("--threads 1 --quiet").exits(0);
+    assert_eq!(hashes(&out), hashes(prepared()));
 }
 
 #[test]

@@ -264,7 +264,12 @@ fn two_runs_do_not_write_to_one_place() {
     fs::create_dir_all(out.join(".work")).unwrap();
     let lock = fs::File::create(out.join(".work/lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    prep(&[&sample()], &out, &[]).complains(&["in use by another run"]);
+    prep(&[&sample()], &out, &[]).complains(&["in use by another process"]);
+    // What a run leaves there tells who it is.
+    fs::write(out.join(".work/lock"), "process 7 on elsewhere\n").unwrap();
+    let ran = prep(&[&sample()], &out, &[]).exits(1);
+    assert!(ran.stderr.contains("in use by process 7 on elsewhere"), "{ran:?}");
+    assert!(ran.stderr.contains("if its machine is gone"), "{ran:?}");
     drop(lock);
     prep(&[&sample()], &out, &[]).exits(0);
 }

@@ -21,7 +21,7 @@ pub struct Global {
     pub threads: Option<std::num::NonZeroUsize>,
     /// Memory that sorting may take [default: 4GiB]
     #[arg(long, global = true, value_parser = parse_bytes, value_name = "SIZE")]
-    memory: Option<u64>,
+    pub memory: Option<u64>,
     /// Directory for scratch files; beside the output by default
     #[arg(long, global = true, env = "FOREBAY_TMP_DIR", value_name = "DIR")]
     pub tmp_dir: Option<PathBuf>,
@@ -128,6 +128,9 @@ pub struct Output {
     /// Throw an unfinished run in `--out` away and start over
     #[arg(long)]
     pub fresh: bool,
+    /// Where an input cannot be read, read all others before the run stops
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// How text becomes tokens.

@@ -9,13 +9,13 @@ use forebay_bench::{
     Engine, Error, Glance, Latency, Measured, Pattern, Spread, Wish, Workload, fio, metadata, plot,
 };
 use forebay_pipeline::recipe::parse_bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::format;
 use crate::report::{Report, Usage};
 
-/// Measure what storage really gives, and prove by which path
+/// Measure what storage really gives, by which path, and what a loader makes of it
 #[derive(Args)]
 pub struct Bench {
     #[command(subcommand)]
@@ -26,6 +26,8 @@ pub struct Bench {
 enum What {
     Storage(Box<Storage>),
     Checkpoint(CheckpointArgs),
+    Loader(Box<crate::bench_loader::BenchLoader>),
+    Sort(crate::bench_sort::SortArgs),
     Gpu(Box<crate::bench_gpu::Gpu>),
 }
 
@@ -34,6 +36,8 @@ impl Bench {
         let done = match self.what {
             What::Storage(verb) => verb.run(global, report),
             What::Checkpoint(verb) => verb.run(report),
+            What::Loader(verb) => verb.run(global, report),
+            What::Sort(verb) => verb.run(global, report),
             What::Gpu(verb) => verb.run(report),
         };
         done.map_err(|error| match error.downcast::<Error>() {
@@ -51,7 +55,7 @@ impl Bench {
 /// with commas between, make a sweep.
 #[derive(Args)]
 struct Storage {
-    /// Directory, file or device
+    /// Directory, file or device; s3://BUCKET/PREFIX, or https://HOST/PATH to read
     path: PathBuf,
     /// Order of the blocks
     #[arg(default_value = "random")]
@@ -125,6 +129,9 @@ struct Storage {
     /// Names instead of bytes: create, stat, open, list, rename, unlink, of --files files
     #[arg(long, conflicts_with_all = ["way", "direct", "verify", "emit_fio", "require_path"])]
     metadata: bool,
+    /// Of object stores: share of the reads that may be asked a second time when they are late
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    hedge: f64,
     /// Draw throughput and latency against queue depth
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -141,7 +148,9 @@ enum EngineArg {
     Auto,
     Uring,
     Threads,
+    Usrbio,
     Mmap,
+    Object,
 }
 
 fn depth(text: &str) -> Result<usize, String> {
@@ -177,7 +186,9 @@ impl Storage {
                 EngineArg::Auto => Engine::Auto,
                 EngineArg::Uring => Engine::Uring,
                 EngineArg::Threads => Engine::Threads,
+                EngineArg::Usrbio => Engine::Usrbio,
                 EngineArg::Mmap => Engine::Mmap,
+                EngineArg::Object => Engine::Object,
             },
             seconds: (!self.once).then_some(self.seconds),
             warm_up_seconds: self.warm_up,
@@ -187,7 +198,12 @@ impl Storage {
         }
     }
 
-    fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        let uri = self.path.to_string_lossy().into_owned();
+        if forebay_store::remote::scheme(&uri).is_some() {
+            return self.object(&uri, global, report);
+        }
+        self.path = forebay_store::usrbio::resolve(&self.path)?;
         if self.metadata {
             return self.metadata(report);
         }
@@ -218,10 +234,11 @@ impl Storage {
             sweep(&self.path, &workload, &grid, &wish, self.cold, |_| {}, |g| live.glance(g))?
         };
         live.end();
-        self.tell(&results, report)
+        self.tell(&results, json!(results), report)
     }
 
-    fn tell(&self, results: &[Measured], report: &mut Report) -> anyhow::Result<()> {
+    /// `value` are the results for programs.
+    fn tell(&self, results: &[Measured], value: Value, report: &mut Report) -> anyhow::Result<()> {
         if let [one] = results {
             tell_one(one, report);
         } else {
@@ -231,13 +248,19 @@ impl Storage {
             let title = format!(
                 "{}, {}, {}",
                 results[0].workload.title(),
-                if self.direct { "direct" } else { "through the page cache" },
+                if self.direct {
+                    "direct"
+                } else if results[0].path.engine == "object" {
+                    "by requests"
+                } else {
+                    "through the page cache"
+                },
                 results[0].path.file_system
             );
             forebay_store::publish_bytes(path, plot::svg(&title, results).as_bytes())?;
         }
         let astray = results.iter().find(|measured| !measured.path.is_as_asked());
-        report.json(json!({ "target": self.path, "results": results }));
+        report.json(json!({ "target": self.path, "results": value }));
         if let Some(astray) = astray {
             let share = 100.0 * astray.path.asked_share;
             let told = format!("{share:.1} % of the bytes took the path asked for");
@@ -251,9 +274,58 @@ impl Storage {
         Ok(())
     }
 
+    #[cfg(not(feature = "s3"))]
+    fn object(self, _: &str, _: &Global, _: &mut Report) -> anyhow::Result<()> {
+        Err(Usage("this build has no object stores: build it with the feature `s3`".into()).into())
+    }
+
+    #[cfg(feature = "s3")]
+    fn object(self, uri: &str, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        use forebay_bench::object;
+
+        let is_engine = matches!(self.engine, EngineArg::Auto | EngineArg::Object);
+        if !is_engine || self.emit_fio || self.cold {
+            let what = "on object stores: no --emit-fio, no --cold, no --engine but `object`";
+            return Err(Usage(what.into()).into());
+        }
+        if self.metadata {
+            let names = object::names(uri, self.files, self.jobs, self.repeats)?;
+            self.tell_names(&names, report);
+            return Ok(());
+        }
+        let wish =
+            Wish { bytes: self.size, files: self.files, destroy: self.destroy, keep: self.keep };
+        let mut live = Live::new(global);
+        let (mut results, mut values) = (Vec::new(), Vec::new());
+        for &block_bytes in &self.block_size {
+            for &queue_depth in &self.queue_depth {
+                let engine = Engine::Object;
+                let workload = Workload { block_bytes, queue_depth, engine, ..self.workload() };
+                let watch = |glance: &Glance| live.glance(glance);
+                let (measured, stats) = object::measure(uri, &workload, &wish, self.hedge, watch)?;
+                let mut value = json!(measured);
+                value["requests"] = json!({
+                    "reads": stats.requests,
+                    "hedges_issued": stats.hedges_issued,
+                    "hedges_won": stats.hedges_won,
+                    "retries": stats.retries,
+                });
+                results.push(measured);
+                values.push(value);
+            }
+        }
+        live.end();
+        self.tell(&results, json!(values), report)
+    }
+
     fn metadata(&self, report: &mut Report) -> anyhow::Result<()> {
         let operations = metadata::measure(&self.path, self.files, self.jobs, self.repeats)?;
-        for one in &operations {
+        self.tell_names(&operations, report);
+        Ok(())
+    }
+
+    fn tell_names(&self, operations: &[metadata::Operation], report: &mut Report) {
+        for one in operations {
             report.line(format!(
                 "{:<8}{:>12} a second ({}–{})   p50 {:.1} µs   p99 {:.1} µs",
                 one.name,
@@ -265,7 +337,6 @@ impl Storage {
             ));
         }
         report.json(json!({ "target": self.path, "files": self.files, "metadata": operations }));
-        Ok(())
     }
 }
 
@@ -277,7 +348,11 @@ fn tell_one(measured: &Measured, report: &mut Report) {
         format::bytes(work.block_bytes),
         work.queue_depth,
         if work.jobs == 1 { "1 job".into() } else { format!("{} jobs", work.jobs) },
-        if work.direct { "direct" } else { "page cache" }
+        match (work.engine, work.direct) {
+            (Engine::Object, _) => "requests",
+            (_, true) => "direct",
+            _ => "page cache",
+        }
     ));
     let spread = |s: Spread, show: fn(u64) -> String| {
         format!("{} ({}–{})", show(s.median as u64), show(s.min as u64), show(s.max as u64))

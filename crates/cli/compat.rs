@@ -30,6 +30,7 @@ pub fn run(
         fresh: false,
         verify_tokens: 0.0,
         stats: false,
+        keep_going: false,
     };
     let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop_on_signals()?);
     let progress = bar.progress();

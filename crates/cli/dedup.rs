@@ -77,6 +77,7 @@ impl Dedup {
         let mut run = Run::new(&recipe)?;
         run.job.options.form = form;
         run.job.execution.fresh = self.output.fresh;
+        run.job.execution.keep_going |= self.output.keep_going;
         run.dry = self.dry_run;
         run.run(global, report)
     }

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use forebay_store::fs::remove::remove;
 use forebay_store::fs::walk::{Entry, Kind, walk};
 use forebay_store::fs::{Tally, doctor, layout};
+use forebay_store::usrbio;
 use serde_json::{Value, json};
 
 use self::copy::CopyArgs;
@@ -28,7 +29,7 @@ pub struct Fs {
 enum Verb {
     /// Names in a directory, with size and time
     Ls {
-        /// Directory or file
+        /// Directory, file or s3://BUCKET/PREFIX
         path: PathBuf,
         /// And what is below
         #[arg(long, short)]
@@ -48,7 +49,7 @@ enum Verb {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
-    /// Make TO like FROM: a file, or what is below a directory; what is there already is left alone
+    /// Make TO like FROM: a file or object, or what is below; what is there already is left alone
     Cp(CopyArgs),
     /// As cp, and remove from TO what FROM has not
     Sync(CopyArgs),
@@ -70,6 +71,9 @@ enum Verb {
     Doctor {
         /// Places whose storage to look at; this directory by default
         paths: Vec<PathBuf>,
+        /// Remove shared memory that killed 3FS clients left; without it, only list it
+        #[arg(long)]
+        sweep: bool,
     },
 }
 
@@ -77,10 +81,14 @@ enum Verb {
 const AT_ONCE: usize = 16;
 
 impl Fs {
-    pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    pub fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        for path in self.paths_mut() {
+            *path = usrbio::resolve(path)?;
+        }
         let threads = global.threads.map_or(AT_ONCE, std::num::NonZero::get);
-        if self.paths().iter().any(|path| is_remote(path)) {
-            return self.run_remote(report);
+        let is_copy = matches!(self.verb, Verb::Cp(_) | Verb::Sync(_));
+        if !is_copy && self.paths().iter().any(|path| is_remote(path)) {
+            return self.run_remote(threads, report);
         }
         match self.verb {
             Verb::Ls { path, recursive } => ls(&path, recursive, threads, report),
@@ -93,42 +101,45 @@ impl Fs {
             Verb::Sync(args) => args.run(true, threads, global, report),
             Verb::Rm { paths, recursive } => rm(&paths, recursive, threads, report),
             Verb::Du { path } => du(&path, threads, report),
-            Verb::Doctor { paths } => {
-                examine(&paths, report);
-                Ok(())
-            }
+            Verb::Doctor { paths, sweep } => examine(&paths, sweep, report),
         }
     }
 }
 
 impl Fs {
+    /// As [`Fs::paths`], to be resolved.
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match &mut self.verb {
+            Verb::Ls { path, .. } | Verb::Stat { path, .. } | Verb::Du { path } => vec![path],
+            Verb::Cp(args) | Verb::Sync(args) => vec![&mut args.from, &mut args.to],
+            Verb::Cat { paths } | Verb::Rm { paths, .. } | Verb::Doctor { paths, .. } => {
+                paths.iter_mut().collect()
+            }
+        }
+    }
+
     /// Whatever the verb is about.
     fn paths(&self) -> Vec<&Path> {
         match &self.verb {
             Verb::Ls { path, .. } | Verb::Stat { path, .. } | Verb::Du { path } => vec![path],
             Verb::Cp(args) | Verb::Sync(args) => vec![&args.from, &args.to],
-            Verb::Cat { paths } | Verb::Rm { paths, .. } | Verb::Doctor { paths } => {
+            Verb::Cat { paths } | Verb::Rm { paths, .. } | Verb::Doctor { paths, .. } => {
                 paths.iter().map(PathBuf::as_path).collect()
             }
         }
     }
 
     #[cfg(not(feature = "s3"))]
-    fn run_remote(self, _: &mut Report) -> anyhow::Result<()> {
-        let what = "this build has no object stores: `cargo build --release --features s3` has";
-        Err(Usage(what.into()).into())
+    fn run_remote(self, _: usize, _: &mut Report) -> anyhow::Result<()> {
+        Err(no_stores())
     }
 
     #[cfg(feature = "s3")]
-    fn run_remote(self, report: &mut Report) -> anyhow::Result<()> {
+    fn run_remote(self, threads: usize, report: &mut Report) -> anyhow::Result<()> {
         match self.verb {
-            Verb::Ls { path, .. } => remote::ls(&path, report),
+            Verb::Ls { path, recursive } => remote::ls(&path, recursive, report),
             Verb::Stat { path, .. } => remote::stat(&path, report),
             Verb::Du { path } => remote::du(&path, report),
-            Verb::Cp(args) if args.checksum => {
-                Err(Usage("--checksum compares files; objects have none to compare".into()).into())
-            }
-            Verb::Cp(args) => remote::cp(&args.from, &args.to, args.verify, report),
             Verb::Cat { paths } => {
                 report.silent();
                 let mut out = std::io::stdout().lock();
@@ -138,19 +149,24 @@ impl Fs {
                 })
             }
             Verb::Rm { paths, recursive } => match paths.as_slice() {
-                [path] => remote::rm(path, recursive, report),
+                [path] => remote::rm(path, recursive, threads, report),
                 _ => Err(Usage("give one s3:// path at a time".into()).into()),
             },
-            Verb::Sync(_) | Verb::Doctor { .. } => {
-                Err(Usage("sync and doctor work on local paths; use cp for s3://".into()).into())
-            }
+            Verb::Doctor { .. } => Err(Usage("doctor looks at local paths".into()).into()),
+            Verb::Cp(_) | Verb::Sync(_) => unreachable!("copies look at their ends themselves"),
         }
     }
 }
 
-/// Whether a path is one of an object store.
+/// Whether a path is one of an object store or of a web server.
 fn is_remote(path: &Path) -> bool {
-    path.to_str().is_some_and(|uri| uri.starts_with("s3://"))
+    path.to_str().is_some_and(|uri| forebay_store::remote::scheme(uri).is_some())
+}
+
+#[cfg(not(feature = "s3"))]
+fn no_stores() -> anyhow::Error {
+    let what = "this build has no object stores: build it with the feature `s3`";
+    Usage(what.into()).into()
 }
 
 fn kind(kind: Kind) -> &'static str {
@@ -332,7 +348,7 @@ fn du(path: &Path, threads: usize, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn examine(paths: &[PathBuf], report: &mut Report) {
+fn examine(paths: &[PathBuf], sweep: bool, report: &mut Report) -> anyhow::Result<()> {
     let here = [PathBuf::from(".")];
     let places: Vec<&Path> =
         if paths.is_empty() { &here[..] } else { paths }.iter().map(PathBuf::as_path).collect();
@@ -345,5 +361,33 @@ fn examine(paths: &[PathBuf], report: &mut Report) {
         }
     }
     let each = |c: &doctor::Check| json!({ "name": c.name, "fine": c.is_fine, "found": c.found, "advice": c.advice });
-    report.json(json!({ "checks": checks.iter().map(each).collect::<Vec<_>>() }));
+    let found = checks.iter().map(each).collect::<Vec<_>>();
+    let orphans = orphans(sweep, report)?;
+    report.json(json!({ "checks": found, "orphans": orphans }));
+    Ok(())
+}
+
+/// Shared memory that clients of a 3FS left behind; removed if asked.
+fn orphans(sweep: bool, report: &mut Report) -> anyhow::Result<Vec<Value>> {
+    let mut told = Vec::new();
+    let found = match usrbio::orphans() {
+        Ok(found) => found,
+        // Who may not look into all processes still wants to know the rest.
+        Err(error) if !sweep => {
+            report.line(format!("{:<5} {:<20} {error}: ask as root", "no", "3FS orphans"));
+            return Ok(told);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for orphan in found {
+        let removed = sweep && orphan.remove()?;
+        let what = if removed { "swept" } else { "left" };
+        let (bytes, path) = (format::bytes(orphan.bytes), orphan.path.display());
+        report.line(format!("{what:<5} {bytes:>12}  {path}"));
+        told.push(json!({ "path": orphan.path, "bytes": orphan.bytes, "removed": removed }));
+    }
+    if !told.is_empty() && !sweep {
+        report.hint("nobody has these open: `forebay fs doctor --sweep` removes them");
+    }
+    Ok(told)
 }

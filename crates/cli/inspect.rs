@@ -41,7 +41,9 @@ pub struct Inspect {
 const SHOWN_CHARACTERS: usize = 200;
 
 impl Inspect {
-    pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
+    pub fn run(mut self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
+        let held = forebay_store::remote::local(&self.path)?;
+        self.path = held.path().to_path_buf();
         if self.tokens {
             let (id, tokenizer) = (self.id.as_deref(), self.tokenizer.as_deref());
             let (path, samples) = (&self.path, self.samples);

@@ -73,10 +73,12 @@ pub fn run(
         return bench(load, config, device, report);
     }
     let opening = Instant::now();
-    let weights = if load.weights.is_empty() { vec![1.0] } else { load.weights.clone() };
+    let weights =
+        if load.options.weights.is_empty() { vec![1.0] } else { load.options.weights.clone() };
     let datasets: Vec<(&Path, f64)> =
-        load.datasets.iter().map(PathBuf::as_path).zip(weights).collect();
-    let mut loader = DeviceLoader::open(&datasets, !load.weights.is_empty(), config, device)?;
+        load.options.datasets.iter().map(PathBuf::as_path).zip(weights).collect();
+    let mut loader =
+        DeviceLoader::open(&datasets, !load.options.weights.is_empty(), config, device)?;
     start(load, &mut loader)?;
     let step = loader.place().0;
     let steps = load.steps.or(loader.steps().map(|steps| steps - step % steps)).unwrap_or(0);
@@ -169,7 +171,7 @@ fn bench(
     device: DeviceConfig,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let [dataset] = &load.datasets[..] else {
+    let [dataset] = &load.options.datasets[..] else {
         return Err(Usage("--bench: expected one dataset".into()).into());
     };
     let work = Duration::from_secs_f64(load.step_time.max(0.0) / 1e3);

@@ -5,6 +5,8 @@
 mod args;
 mod bench;
 mod bench_gpu;
+mod bench_loader;
+mod bench_sort;
 mod cluster;
 mod compat;
 mod dedup;
@@ -14,12 +16,14 @@ mod fs;
 mod inspect;
 mod load;
 mod load_device;
+mod load_options;
 mod prep;
 mod progress;
 mod recipe;
 mod report;
 mod run;
 mod shard_format;
+mod staging;
 mod stats;
 mod task;
 mod tokenize;
@@ -29,7 +33,8 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Id, Parser, Subcommand};
 
 use crate::args::Global;
 use crate::report::Report;
@@ -73,7 +78,18 @@ fn main() -> ExitCode {
     // SAFETY: nothing else runs yet. The encoder would spread one long document over all cores;
     // `--threads` is the user's word on that.
     unsafe { std::env::set_var("FASTOKENS_BPE_THREADS", "1") };
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Verb::Prep(prep) = &mut cli.verb
+        && let Some((_, matches)) = matches.subcommand()
+    {
+        // Structs of arguments are ids too.
+        let given = |id: &&str| {
+            id.starts_with(char::is_lowercase)
+                && matches.value_source(id) == Some(ValueSource::CommandLine)
+        };
+        prep.given = matches.ids().map(Id::as_str).filter(given).map(str::to_owned).collect();
+    }
     let global = cli.global;
     let mut report = Report::new(&global);
     let done = match cli.verb {

@@ -1,9 +1,11 @@
-use std::io::Write;
+use std::io::{BufWriter, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
 use forebay_pipeline::recipe::TEMPLATE;
-use forebay_pipeline::{Recipe, Status, outline, slurm, status};
+use forebay_pipeline::{Outline, PlannedTask, Recipe, Status, slurm, status};
 use serde_json::json;
 
 use crate::args::Global;
@@ -23,7 +25,10 @@ pub struct RunRecipe {
     /// Throw an unfinished run away and start over
     #[arg(long)]
     fresh: bool,
-    /// Only say what it would do: stages, tasks, files, bytes
+    /// Where an input cannot be read, read all others before the run stops
+    #[arg(long)]
+    keep_going: bool,
+    /// Only say what it would do: stages, files, bytes; with -v every task
     #[arg(long, conflicts_with = "fresh")]
     print_plan: bool,
     /// Only say how far it is; from any machine that sees the output
@@ -35,9 +40,12 @@ pub struct RunRecipe {
     /// Where the scripts of `--executor slurm` go
     #[arg(long, value_name = "DIR", conflicts_with_all = ["fresh", "print_plan", "status"])]
     emit: Option<PathBuf>,
-    /// Tasks of an array of `--executor slurm`
-    #[arg(long, default_value = "16", value_name = "N", requires = "emit")]
-    tasks: std::num::NonZeroUsize,
+    /// Tasks of a stage, of `--executor slurm` or `ray`; 16, or four for each CPU of the cluster
+    #[arg(long, value_name = "N", requires = "executor")]
+    tasks: Option<NonZeroUsize>,
+    /// The cluster of `--executor ray`; one of this machine if there is none
+    #[arg(long, value_name = "ADDRESS", requires = "executor")]
+    address: Option<String>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -46,6 +54,8 @@ enum Executor {
     Local,
     /// Job arrays, as scripts
     Slurm,
+    /// A Ray cluster, by the Python package: `pip install forebay[ray]`
+    Ray,
 }
 
 /// Write recipes
@@ -77,18 +87,31 @@ impl RunRecipe {
             return Err(Usage("--emit: expected `--executor slurm` with it".into()).into());
         }
         if let (Some(Executor::Slurm), Some(directory)) = (self.executor, &self.emit) {
-            slurm::emit(&recipe, &std::env::current_exe()?, self.tasks.get(), directory)?;
+            let tasks = self.tasks.map_or(SLURM_TASKS, NonZeroUsize::get);
+            slurm::emit(&recipe, &std::env::current_exe()?, tasks, directory)?;
             let directory = directory.display();
             report.line(format!("{directory}/submit.sh submits it"));
             report.json(json!({ "directory": directory.to_string() }));
             return Ok(());
         }
+        if let (Some(Executor::Ray), false) = (self.executor, self.print_plan) {
+            return self.on_ray(global, report);
+        }
+        recipe.execution.keep_going |= self.keep_going;
         let mut job = recipe.job()?;
         if self.print_plan {
-            let (files, bytes, stages) = outline(&job)?;
+            let outline = Outline::new(&job)?;
+            let Outline { files, bytes, ref stages, .. } = outline;
+            if global.verbose && !global.json {
+                let mut stdout = BufWriter::new(std::io::stdout().lock());
+                for PlannedTask { stage, reads, writes } in outline.tasks() {
+                    writeln!(stdout, "{stage:<7}{reads} → {writes}")?;
+                }
+                stdout.flush()?;
+            }
             let size = format::bytes(bytes);
             report.line(format!("{}: {files} files, {size} → {}", job.stage, job.out.display()));
-            for stage in &stages {
+            for stage in stages {
                 report.line(format!(
                     "{:<7}{:>10} × {:<20} {} → {}",
                     stage.stage,
@@ -107,17 +130,74 @@ impl RunRecipe {
     }
 }
 
+/// Of an array, if nobody says.
+const SLURM_TASKS: usize = 16;
+
+impl RunRecipe {
+    /// The Python package knows Ray; it calls the same tasks.
+    fn on_ray(&self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        if self.fresh {
+            let what = "expected it without `--executor ray`; delete the output directory instead";
+            return Err(Usage(format!("--fresh: {what}")).into());
+        }
+        let python = std::env::var_os("FOREBAY_PYTHON").unwrap_or_else(|| "python3".into());
+        let shown = python.to_string_lossy().into_owned();
+        let found = Command::new(&python).args(["-c", "import ray, forebay.ray"]).output();
+        if !found.is_ok_and(|found| found.status.success()) {
+            let what = format!("expected `{shown}` with forebay and ray, found none");
+            report.hint("pip install 'forebay[ray]'; FOREBAY_PYTHON names another interpreter");
+            anyhow::bail!("--executor ray: {what}");
+        }
+        let mut command = Command::new(&python);
+        command.args(["-m", "forebay.ray"]).arg(&self.recipe);
+        let threads = global.threads.map(|threads| format!("execution.threads={threads}"));
+        let memory = global.memory.map(|bytes| format!("execution.memory={bytes}"));
+        for set in self.set.iter().chain(&threads).chain(&memory) {
+            command.arg("--set").arg(set);
+        }
+        if let Some(address) = &self.address {
+            command.arg("--address").arg(address);
+        }
+        if let Some(tasks) = self.tasks {
+            command.arg("--tasks").arg(tasks.to_string());
+        }
+        let ran = command.stderr(Stdio::inherit()).stdout(Stdio::piped()).output()?;
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(&ran.stdout) else {
+            anyhow::bail!(
+                "--executor ray: the run stopped with {}; its words stand above",
+                ran.status
+            );
+        };
+        report.line(format!("finished: {} documents in {}", value["documents"], value["out"]));
+        report.json(value);
+        Ok(())
+    }
+}
+
 fn tell_status(out: &Path, report: &mut Report) -> anyhow::Result<()> {
     let status = status(out)?;
     let shown = out.display();
     match &status {
         Status::Nothing => report.line(format!("nothing yet in {shown}")),
-        Status::Unfinished { running, stage, parts, documents, text_bytes, shards } => {
-            let state = if *running { "running" } else { "stopped; the same command resumes it" };
-            report.line(format!("{stage}: {state}"));
-            let (documents, text) = (format::count(*documents), format::bytes(*text_bytes));
-            report.line(format!("read  {documents:>14} documents  {text:>12}   {parts} parts"));
-            report.line(format!("write {shards:>14} shards in {shown}"));
+        Status::Unfinished(run) => {
+            let state =
+                if run.running { "running" } else { "stopped; the same command resumes it" };
+            let tasks =
+                run.tasks.map_or(String::new(), |of| format!(", {} of {of} tasks", run.tasks_done));
+            let rate = run.bytes_per_second;
+            let rate =
+                rate.map_or(String::new(), |rate| format!(", {}/s", format::bytes(rate as u64)));
+            let left = run.seconds_left.filter(|_| run.running);
+            let left = left.map_or(String::new(), |left| format!(", about {left:.0} s left"));
+            report.line(format!("{}: {state}{tasks}{rate}{left}", run.stage));
+            let (documents, text) = (format::count(run.documents), format::bytes(run.text_bytes));
+            report
+                .line(format!("read  {documents:>14} documents  {text:>12}   {} parts", run.parts));
+            report.line(format!("write {:>14} shards in {shown}", run.shards));
+            for failure in &run.failed {
+                report
+                    .line(format!("fail  {} on {}: {}", failure.task, failure.host, failure.error));
+            }
         }
         Status::Finished { documents, tokens, shards } => {
             let tokens = tokens.map_or(String::new(), |n| format!("  {} tokens", format::count(n)));

@@ -12,6 +12,7 @@ use crate::args::Global;
 use crate::format;
 use crate::progress::Bar;
 use crate::report::{Report, Usage};
+use crate::staging::Staging;
 use crate::stats;
 
 /// A run of the pipeline, as a verb or a recipe asks for it.
@@ -38,7 +39,8 @@ impl Run {
     }
 
     /// Runs it with progress on stderr; Ctrl-C stops it after the unit in hand.
-    pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+    pub fn run(mut self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
+        let staging = Staging::begin(&mut self.job.out, global)?;
         let job = &self.job;
         if let Some(index) = &job.options.write_index {
             let [index, out] = [index, &job.out].map(std::path::absolute);
@@ -52,7 +54,12 @@ impl Run {
         let bar = Bar::start(!global.quiet && !global.no_progress, global.verbose, stop);
         let finished = job.run(bar.progress());
         drop(bar);
-        self.tell(report, &finished?, start.elapsed());
+        let finished = finished?;
+        if let Some(staging) = staging {
+            staging.publish(global, report)?;
+            self.job.out = staging.uri;
+        }
+        self.tell(report, &finished, start.elapsed());
         Ok(())
     }
 }

@@ -15,9 +15,9 @@ pub struct TaskVerb {
     /// The recipe; equal on all machines
     #[arg(value_name = "RECIPE.toml")]
     recipe: PathBuf,
-    /// The stage: all of `read`, then `find`, then all of `write`, then `finish`
+    /// The stage: all of `read`, then the rounds of the search for duplicates, then `find`, all of `write`, `finish`
     stage: Stage,
-    /// Which share of `read` or `write`, such as 3/16: the fourth of sixteen
+    /// Which share of the stage, such as 3/16: the fourth of sixteen; `group` takes 0/N, for `compare` of N
     #[arg(long, default_value_t, value_name = "K/N")]
     share: Share,
     /// Stands for what the recipe says; equal on all machines
@@ -29,25 +29,36 @@ pub struct TaskVerb {
 enum Stage {
     /// Inputs to spool parts
     Read,
-    /// Duplicates and repeated text, among all parts
+    /// Round: documents of equal text
+    Exact,
+    /// Round: documents of equal URL
+    Url,
+    /// Round: documents that are equal on a band
+    Link,
+    /// Round: which buckets hang together; one task
+    Group,
+    /// Round: texts of documents that share buckets
+    Compare,
+    /// What the rounds found, or everything if there were none; repeated text; one task
     Find,
     /// Spool parts to shards
     Write,
-    /// What makes the shards a dataset
+    /// What makes the shards a dataset; one task
     Finish,
 }
 
 impl TaskVerb {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
-        let task = match self.stage {
-            Stage::Read => Task::Read(self.share),
-            Stage::Write => Task::Write(self.share),
-            Stage::Find | Stage::Finish if self.share != Share::default() => {
-                let what = "only `read` and `write` have shares";
-                return Err(Usage(format!("--share: {what}")).into());
-            }
-            Stage::Find => Task::Find,
-            Stage::Finish => Task::Finish,
+        let single = matches!(self.stage, Stage::Find | Stage::Finish | Stage::Group);
+        if single && self.share.number > 0
+            || matches!(self.stage, Stage::Find | Stage::Finish) && self.share.of > 1
+        {
+            let what = format!("expected none for a stage of one task, found {}", self.share);
+            return Err(Usage(format!("--share: {what}")).into());
+        }
+        let name = self.stage.to_possible_value().map(|value| value.get_name().to_owned());
+        let Some(task) = name.and_then(|name| Task::parse(&name, self.share)) else {
+            return Err(Usage("stage: expected one of a run".into()).into());
         };
         let mut recipe = Recipe::read(&self.recipe, &self.set)?;
         global.lay_over(&mut recipe.execution);

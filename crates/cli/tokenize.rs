@@ -67,6 +67,7 @@ impl Tokenize {
         };
         let mut run = Run::new(&recipe)?;
         run.job.execution.fresh = self.output.fresh;
+        run.job.execution.keep_going |= self.output.keep_going;
         run.run(global, report)
     }
 }

@@ -65,6 +65,7 @@ impl Train {
             tmp_dir: None,
             fresh: false,
             stats: false,
+            keep_going: false,
             verify_tokens: 0.0,
         };
         let (start, stop) = (Instant::now(), stop_on_signals()?);

@@ -10,14 +10,15 @@ use crate::report::Report;
 /// Recheck every hash, count and index entry of a dataset; exit code 1 if anything is wrong
 #[derive(Args)]
 pub struct Verify {
-    /// Directory of the dataset
+    /// Directory of the dataset, or s3://BUCKET/PREFIX
     dataset: PathBuf,
 }
 
 impl Verify {
     pub fn run(self, _: &Global, report: &mut Report) -> anyhow::Result<()> {
         let start = Instant::now();
-        let verified = forebay_shard::verify(&self.dataset, |_| {})?;
+        let dataset = forebay_store::remote::local(&self.dataset)?;
+        let verified = forebay_shard::verify(dataset.path(), |_| {})?;
         let rate = (verified.bytes as f64 / start.elapsed().as_secs_f64()) as u64;
         report.line(format!(
             "read  {:>14} files      {:>12}   {}/s",

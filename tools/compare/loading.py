@@ -3,11 +3,12 @@
 
     pip install target/wheels/forebay-*.whl -r loading_requirements.txt
     loading.py prepare WORK INPUT...     text files; tokenized again and again up to --bytes: 200 M tokens
-    loading.py run WORK [--rounds 5] [--binary target/release/forebay]
+    loading.py run WORK [--rounds 5] [--minutes 9.5] [--binary target/release/forebay]
 
 Every measurement is a process of its own on one core, after its imports; loaders come in turn, round after round. A batch
 is int64 [8, 2048]. Batches are counted for --seconds after a warm-up; resuming is opening with the state after 10,000
-batches, saved by another process, up to the next batch, which must be the one that came there. Results go to benches/results.
+batches, saved by another process, up to the next batch, which must be the one that came there. Slow peers take part in
+three rounds; after the first round no round is begun that would not end within --minutes. Results go to benches/results.
 """
 import argparse
 import hashlib
@@ -108,14 +109,11 @@ def one(args):
     make = FACTORIES[args.loader]
     before, cold = memory(), read_bytes()
     start, cpu = time.perf_counter(), time.process_time()
-    state, expected = pickle.loads(state_file.read_bytes()) if args.mode == "resume" else (None, None)
-    batches, state_of = make(state, args.work)
+    batches, state_of = make(None, args.work)
     first = next(batches)
     found = {"first_seconds": time.perf_counter() - start, "first_cpu_seconds": time.process_time() - cpu}
     assert tuple(first.shape) == (BATCH, SEQ_LEN) and first.dtype == torch.int64, (first.shape, first.dtype)
-    if args.mode == "resume":
-        found["identical"] = digest(first) == expected
-    elif args.mode == "save":
+    if args.mode == "save":
         for _ in range(RESUME_AT - 1):
             next(batches)
         state = state_of(RESUME_AT)
@@ -139,7 +137,17 @@ def one(args):
     after = memory()
     found["cold_bytes"] = read_bytes() - cold
     found["peak_rss_bytes"] = after["VmHWM"]
+    found["peak_growth_bytes"] = after["VmHWM"] - before["VmHWM"]
     found["anonymous_growth_bytes"] = after["RssAnon"] - before["RssAnon"]
+    if args.mode == "resume":
+        # After the memory was looked at, and before the clock starts what was open is let go.
+        batches = None
+        state, expected = pickle.loads(state_file.read_bytes())
+        start = time.perf_counter()
+        batches, state_of = make(state, args.work)
+        first = next(batches)
+        found["resume_seconds"] = time.perf_counter() - start
+        found["identical"] = digest(first) == expected
     print(json.dumps(found))
 
 
@@ -165,12 +173,15 @@ def rust(args):
     """The same without Python: `forebay load --bench`."""
     found = {}
     for name, options in {
-        "forebay in Rust, Parquet": ["corpus"],
-        "forebay in Rust, Parquet, io=read": ["corpus", "--io", "read"],
-        "forebay in Rust, Megatron u16": ["megatron/tokens"],
+        "forebay in Rust, Parquet u32": ["corpus"],
+        "forebay in Rust, Parquet u32, io=map": ["corpus", "--io", "map"],
+        "forebay in Rust, Megatron u16, io=map": ["megatron/tokens", "--io", "map"],
     }.items():
-        command = [args.binary, "load", args.work / options[0], *options[1:], "--bench", "--steps", "30000", "--json"]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {args.core}))
+        warm_up((args.work / options[0]).parent if "/" in options[0] else args.work / options[0])
+        command = [args.binary, "bench", "loader", args.work / options[0], *options[1:], "--steps", "30000", "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {args.core}))
+        if ran.returncode:
+            sys.exit(f"{name}: exit {ran.returncode}\n{ran.stderr[-3000:]}")
         result = json.loads(ran.stdout)
         found[name] = {
             "first_seconds": result["first_batch_seconds"],
@@ -181,72 +192,113 @@ def rust(args):
     return found
 
 
+def imports(args):
+    """CPU seconds of `import`, in an interpreter of its own, all files in the page cache."""
+    found = {}
+    for module in ["forebay", "numpy", "torch"]:
+        code = f"import time; start = time.process_time(); import {module}; print(time.process_time() - start)"
+        runs = []
+        for _ in range(1 + args.rounds):
+            command = [sys.executable, "-c", code]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, {args.core}))
+            runs.append(float(ran.stdout))
+        found[module] = runs[1:]
+    return found
+
+
 def spread(values, digits=1, scale=1.0):
     values = [scale * value for value in values]
     show = lambda value: f"{value:,.{digits}f}"
     return f"{show(statistics.median(values))} ({show(min(values))}–{show(max(values))})"
 
 
+def median(entry, key="tokens_per_cpu_second"):
+    return statistics.median(run[key] for run in entry["epoch"])
+
+
 def table(entries):
     lines = [
-        "| loader | M tokens per CPU s | first batch, ms | resume at 10,000, ms | same batch | state, B | peak RSS, MiB | anonymous growth, MiB |",
-        "|---|---:|---:|---:|---|---:|---:|---:|",
+        "| loader | runs | M tokens per CPU s | first batch, ms | resume at 10,000, ms | same batch | state, B | peak RSS above imports, MiB | anonymous growth, MiB |",
+        "|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
-    median = lambda entry: statistics.median(run["tokens_per_cpu_second"] for run in entry["epoch"])
     for name, entry in sorted(entries.items(), key=lambda item: -median(item[1])):
-        epochs, resumes = entry["epoch"], entry.get("resume", [])
-        growth = [run["anonymous_growth_bytes"] for run in epochs if "anonymous_growth_bytes" in run]
+        epochs = entry["epoch"]
+        resumes = [run for run in epochs if "resume_seconds" in run]
+        python = all("anonymous_growth_bytes" in run for run in epochs)
         same = "yes" if all(run["identical"] for run in resumes) else "**no**"
         cells = [
             name,
+            len(epochs),
             spread([run["tokens_per_cpu_second"] for run in epochs], 1, 1e-6),
             spread([run["first_seconds"] for run in epochs], 1, 1e3),
-            spread([run["first_seconds"] for run in resumes], 1, 1e3) if resumes else "–",
+            spread([run["resume_seconds"] for run in resumes], 1, 1e3) if resumes else "–",
             same if resumes else "–",
             entry["save"]["state_bytes"] if "save" in entry else "–",
-            f"{statistics.median(run['peak_rss_bytes'] for run in epochs) / 2**20:,.0f}",
-            f"{statistics.median(growth) / 2**20:,.1f}" if growth else "–",
+            f"{median(entry, 'peak_growth_bytes' if python else 'peak_rss_bytes') / 2**20:,.0f}",
+            f"{median(entry, 'anonymous_growth_bytes') / 2**20:,.1f}" if python else "–",
         ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
-def run(args):
-    from loading_peers import FACTORIES
+def ratios(entries):
+    """Ours to the peers of the same run, medians."""
+    ours = [name for name in entries if name.startswith("forebay") and "Rust" not in name]
+    peers = [name for name in entries if any(word in name for word in ["floor", "torch DataLoader", "MosaicML"])]
+    lines = ["| × | " + " | ".join(peers) + " |", "|---|" + "---:|" * len(peers)]
+    for name in ours:
+        lines.append(f"| {name} | " + " | ".join(f"{median(entries[name]) / median(entries[peer]):.2f}" for peer in peers) + " |")
+    return "\n".join(lines)
 
+
+def run(args):
+    from loading_peers import FACTORIES, REPLAYED, SLOW
+
+    began = time.monotonic()
+    starts = lambda name, prefixes: any(name.startswith(prefix) for prefix in prefixes)
     chosen = [name for name in FACTORIES if not args.only or any(part in name for part in args.only)]
-    entries = {name: {"epoch": [], "resume": []} for name in chosen}
+    entries = {name: {"epoch": []} for name in chosen}
+    found = {"imports_cpu_seconds": imports(args)}
     for name in chosen:
         entries[name]["save"] = measured(args, name, "save")
         print(f"saved  {name}", flush=True)
     for number in range(args.rounds):
+        round_began = time.monotonic()
         for name in chosen:
-            entries[name]["epoch"].append(measured(args, name, "epoch"))
-            entries[name]["resume"].append(measured(args, name, "resume"))
+            if number >= 3 and starts(name, SLOW):
+                continue
+            mode = "epoch" if number and starts(name, REPLAYED) else "resume"
+            entries[name]["epoch"].append(measured(args, name, mode))
         if args.binary:
-            for name, found in rust(args).items():
-                entries.setdefault(name, {"epoch": []})["epoch"].append(found)
-        print(f"round {number + 1} of {args.rounds}", flush=True)
-        report(args, entries, number + 1)
+            for name, measurement in rust(args).items():
+                entries.setdefault(name, {"epoch": []})["epoch"].append(measurement)
+        now = time.monotonic()
+        print(f"round {number + 1} of {args.rounds}, {(now - began) / 60:.1f} minutes", flush=True)
+        report(args, entries, number + 1, found)
+        if now - began + (now - round_began) > 60 * args.minutes:
+            print("no time for another round")
+            return
 
 
-def report(args, entries, rounds):
+def report(args, entries, rounds, more):
     from importlib.metadata import version
 
     packages = ["forebay", "torch", "torchdata", "numpy", "mosaicml-streaming", "litdata", "webdataset", "grain", "datasets"]
     tokens = (args.work / "flat.u16").stat().st_size // 2
     result = {
-        "tokens": tokens, "batch": [8, 2048], "dtype": "int64", "core": args.core, "rounds": rounds,
+        "tokens": tokens, "batch": [8, 2048], "dtype": "int64", "core": args.core, "rounds": rounds, "load_average": os.getloadavg(),
         "cpu": next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-        "versions": {name: version(name) for name in packages}, "loaders": entries,
+        "versions": {name: version(name) for name in packages}, **more, "loaders": entries,
     }
     base = HERE.parents[1] / f"benches/results/load-{args.date}"
     base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
+    imported = ", ".join(f"{name} {spread(runs, 3)}" for name, runs in more["imports_cpu_seconds"].items())
     base.with_suffix(".md").write_text(
         f"# Loading, {args.date}\n\n{tokens:,} tokens of real text, warm page cache, batches of int64 [8, 2048], one core of a shared 2-core\n"
-        f"{result['cpu']}; every measurement a process of its own, loaders in turn, rounds: {rounds}; median (min–max). Forebay's Parquet\n"
-        f"holds u32 (4 B a token), all others u16. Peak RSS counts pages of mapped files. {versions}.\n\n{table(entries)}\n"
+        f"{result['cpu']}; every measurement a process of its own, loaders in turn; median (min–max). Forebay's Parquet holds u32\n"
+        f"(4 B a token), all others u16 but where said. Memory counts pages of mapped files; of Rust it is that of the whole process.\n{versions}.\n\n"
+        f"{table(entries)}\n\nOurs to others, tokens per CPU second, medians of this run:\n\n{ratios(entries)}\n\n`import`, CPU seconds: {imported}.\n"
     )
 
 
@@ -262,13 +314,14 @@ def main():
     verb.set_defaults(run=one)
     verb.add_argument("work", type=pathlib.Path)
     verb.add_argument("loader")
-    verb.add_argument("mode", choices=["epoch", "save", "resume"])
+    verb.add_argument("mode", choices=["epoch", "save", "resume"], help="resume: epoch, and resuming too")
     verb.add_argument("--seconds", type=float, default=1.2)
     verb = verbs.add_parser("run")
     verb.set_defaults(run=run)
     verb.add_argument("work", type=pathlib.Path)
     verb.add_argument("--rounds", type=int, default=5)
-    verb.add_argument("--seconds", type=float, default=1.2)
+    verb.add_argument("--minutes", type=float, default=9.5, help="about how long all of it may take")
+    verb.add_argument("--seconds", type=float, default=0.8)
     verb.add_argument("--core", type=int, default=1)
     verb.add_argument("--binary", type=pathlib.Path)
     verb.add_argument("--only", nargs="*", help="loaders whose names hold one of these")

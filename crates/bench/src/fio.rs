@@ -20,7 +20,11 @@ pub fn command(path: &Path, bytes: u64, workload: &Workload) -> Vec<String> {
         Engine::Auto | Engine::Uring => "io_uring",
         // A pool of threads is many jobs of one transfer each.
         Engine::Threads => "psync",
+        // Its engine for this is a library of others, which ours stands in for.
+        Engine::Usrbio => "external:hf3fs_usrbio.so",
         Engine::Mmap => "mmap",
+        // Its options name endpoint and credentials; none of them belongs on a command line.
+        Engine::Object => "http",
     };
     let (jobs, depth) = match workload.engine {
         Engine::Threads => (workload.jobs * workload.queue_depth, 1),

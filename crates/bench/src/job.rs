@@ -118,11 +118,22 @@ impl Job {
             Engine::Auto => StoreEngine::Auto,
             Engine::Uring => StoreEngine::Uring,
             Engine::Threads => StoreEngine::Threads,
+            Engine::Usrbio => StoreEngine::Usrbio,
             Engine::Mmap => return Self::mapped(number, workload, target, watch),
+            Engine::Object => {
+                let what = "the engine `object` wants s3://BUCKET/PREFIX or https://HOST/PATH";
+                return Err(Error::Usage(what.into()));
+            }
         };
         let depth = workload.queue_depth;
-        let arena = Arena::new(workload.block_bytes as usize, depth)?;
-        let mut queue = Queue::open(&Options { depth, engine, arena: Some(arena.clone()) })?;
+        let (path, bytes) = (target.objects()[0].path(), workload.block_bytes as usize);
+        // Shared with the daemon where its rings may be used, so that nothing is copied.
+        let arena = match engine {
+            StoreEngine::Auto | StoreEngine::Usrbio => Arena::near(path, bytes, depth)?,
+            _ => Arena::new(bytes, depth)?,
+        };
+        let options = Options { depth, engine, arena: Some(arena.clone()) };
+        let mut queue = Queue::open_near(path, &options)?;
         let ids = target.objects().iter().map(|object| queue.add(Arc::clone(object))).collect();
         let mut spare: Vec<Buffer> = std::iter::from_fn(|| arena.lend()).collect();
         for (n, buffer) in spare.iter_mut().enumerate() {

@@ -15,6 +15,8 @@ pub mod gpu;
 mod histogram;
 mod job;
 pub mod metadata;
+#[cfg(feature = "s3")]
+pub mod object;
 pub mod plot;
 mod proof;
 mod run;

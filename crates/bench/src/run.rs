@@ -137,18 +137,18 @@ pub fn measure_target(
 }
 
 /// One repeat, of all jobs.
-struct Repeat {
-    latency: [Histogram; 2],
-    operations: u64,
-    bytes: [u64; 2],
-    slowest: f64,
-    fastest: f64,
-    first_done: u64,
-    rate: f64,
-    cpu: f64,
+pub(crate) struct Repeat {
+    pub(crate) latency: [Histogram; 2],
+    pub(crate) operations: u64,
+    pub(crate) bytes: [u64; 2],
+    pub(crate) slowest: f64,
+    pub(crate) fastest: f64,
+    pub(crate) first_done: u64,
+    pub(crate) rate: f64,
+    pub(crate) cpu: f64,
 }
 
-fn figures(workload: &Workload, repeats: &[Repeat], path: Proof) -> Measured {
+pub(crate) fn figures(workload: &Workload, repeats: &[Repeat], path: Proof) -> Measured {
     let block = workload.block_bytes as f64;
     let both: Vec<Histogram> = repeats.iter().map(Repeat::both).collect();
     let way = |way: usize| {
@@ -184,6 +184,20 @@ fn figures(workload: &Workload, repeats: &[Repeat], path: Proof) -> Measured {
 }
 
 impl Repeat {
+    /// Of no job yet.
+    pub(crate) fn empty(cpu: f64) -> Self {
+        Self {
+            latency: Default::default(),
+            operations: 0,
+            bytes: [0; 2],
+            slowest: 0.0,
+            fastest: f64::INFINITY,
+            first_done: 0,
+            rate: 0.0,
+            cpu,
+        }
+    }
+
     fn both(&self) -> Histogram {
         let mut both = self.latency[0].clone();
         both.add(&self.latency[1]);
@@ -293,16 +307,7 @@ impl Crew {
     }
 
     fn sum(&self, done: &[Done], cpu: f64) -> Repeat {
-        let mut sum = Repeat {
-            latency: Default::default(),
-            operations: 0,
-            bytes: [0; 2],
-            slowest: 0.0,
-            fastest: f64::INFINITY,
-            first_done: self.watch.first_done(),
-            rate: 0.0,
-            cpu,
-        };
+        let mut sum = Repeat { first_done: self.watch.first_done(), ..Repeat::empty(cpu) };
         for one in done {
             let seconds = one.elapsed.as_secs_f64().max(1e-9);
             for way in 0..2 {

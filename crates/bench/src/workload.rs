@@ -24,8 +24,12 @@ pub enum Engine {
     Uring,
     /// A pool of threads that call `pread`.
     Threads,
+    /// The rings of a 3FS, or an error.
+    Usrbio,
     /// A memory map, copied out of block by block; a read at a time.
     Mmap,
+    /// Requests to an object store.
+    Object,
 }
 
 impl Engine {
@@ -35,7 +39,9 @@ impl Engine {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Threads => "threads",
+            Self::Usrbio => "usrbio",
             Self::Mmap => "mmap",
+            Self::Object => "object",
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use forebay_store::fs::Tally;
 use forebay_store::fs::copy::{self, copy};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::format;
@@ -25,6 +25,9 @@ pub struct CopyArgs {
     /// Compare contents, not size and time, to find out what is there already
     #[arg(long)]
     pub checksum: bool,
+    /// Give up a request to an object store after so many seconds, with all its attempts
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub timeout: u64,
 }
 
 impl CopyArgs {
@@ -41,9 +44,9 @@ impl CopyArgs {
         let stop = crate::run::stop_on_signals()?;
         let start = Instant::now();
         let shown = Shown::start(&tally, !global.quiet && !global.no_progress);
-        let summary = copy(&self.from, &self.to, options, &tally, &stop);
+        let summary = self.copy(options, &tally, &stop);
         drop(shown);
-        let (summary, took) = (summary?, start.elapsed().as_secs_f64().max(1e-9));
+        let ((summary, requests), took) = (summary?, start.elapsed().as_secs_f64().max(1e-9));
         let bytes = tally.bytes.load(Ordering::Relaxed);
         report.line(format!(
             "copy    {:>10} files  {:>12}   {}/s",
@@ -59,7 +62,7 @@ impl CopyArgs {
             }
         }
         let failures = super::tell_failures(&tally, report);
-        report.json(json!({
+        let mut value = json!({
             "copied": summary.copied,
             "skipped": summary.skipped,
             "deleted": summary.deleted,
@@ -68,11 +71,50 @@ impl CopyArgs {
             "seconds": took,
             "stopped": summary.stopped,
             "failures": failures,
-        }));
+        });
+        if let (Some(all), Some(requests)) = (value.as_object_mut(), requests.as_object()) {
+            all.extend(requests.clone());
+        }
+        report.json(value);
         if summary.stopped {
             return Err(forebay_store::Error::Stopped.into());
         }
         Ok(())
+    }
+}
+
+impl CopyArgs {
+    /// Of files, or with an object store on either side; then its requests are counted, too.
+    fn copy(
+        &self,
+        options: copy::Options,
+        tally: &Tally,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<(copy::Summary, Value)> {
+        if !super::is_remote(&self.from) && !super::is_remote(&self.to) {
+            return Ok((copy(&self.from, &self.to, options, tally, stop)?, json!({})));
+        }
+        #[cfg(not(feature = "s3"))]
+        return Err(super::no_stores());
+        #[cfg(feature = "s3")]
+        {
+            if self.checksum {
+                let what = "--checksum compares files; objects have none to compare";
+                return Err(crate::report::Usage(what.into()).into());
+            }
+            let deadline = Duration::from_secs(self.timeout.max(1));
+            let settings = forebay_store::remote::Settings { deadline, ..Default::default() };
+            let (from, to) = (self.from.to_string_lossy(), self.to.to_string_lossy());
+            let (summary, stats) =
+                forebay_store::remote::tree::copy(&from, &to, &settings, options, tally, stop)?;
+            let requests = json!({
+                "requests": stats.requests,
+                "retries": stats.retries,
+                "hedges_issued": stats.hedges_issued,
+                "hedges_won": stats.hedges_won,
+            });
+            Ok((summary, requests))
+        }
     }
 }
 

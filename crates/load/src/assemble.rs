@@ -48,6 +48,8 @@ pub(crate) struct Place {
 pub(crate) struct Scratch {
     /// Of each source: the epoch and its order.
     orders: Vec<Option<(u64, Order)>>,
+    /// Of each slot, if the epoch has a sample for it.
+    draws: Vec<Option<Draw>>,
     rows: Vec<Row>,
     segments: Vec<Segment>,
     ranges: Vec<Range>,
@@ -169,17 +171,30 @@ impl Assembler {
         let mut rows = std::mem::take(&mut scratch.rows);
         let mut all = std::mem::take(&mut scratch.segments);
         let mut segments = Vec::new();
+        let mut draws = std::mem::take(&mut scratch.draws);
         rows.clear();
         all.clear();
+        draws.clear();
+        let mut touched = 0;
         for slot in 0..self.config.batch_size {
+            let draw = self
+                .position(place, slot)
+                .map(|position| self.draw(setup, place.epoch, position, scratch));
+            if let Some(Draw { source, sample }) = draw {
+                let Source { tokens, samples, .. } = &self.sources[source];
+                touched ^= samples.touch(tokens.index(), sample);
+            }
+            draws.push(draw);
+        }
+        std::hint::black_box(touched);
+        for draw in &draws {
             let first = all.len();
-            let Some(position) = self.position(place, slot) else {
+            let Some(Draw { source, sample }) = *draw else {
                 batch.samples.push(-1);
                 batch.sources.push(0);
                 rows.push(Row { source: 0, first, end: first });
                 continue;
             };
-            let Draw { source, sample } = self.draw(setup, place.epoch, position, scratch);
             let dataset = &self.sources[source];
             let known = setup.replaced.get(&(source as u32, sample)).copied();
             let by = dataset.sound_segments(sample, &self.config, known, &mut segments, traffic)?;
@@ -191,7 +206,7 @@ impl Assembler {
             all.extend_from_slice(&segments);
             rows.push(Row { source, first, end: all.len() });
         }
-        (scratch.rows, scratch.segments) = (rows, all);
+        (scratch.rows, scratch.segments, scratch.draws) = (rows, all, draws);
         Ok(())
     }
 

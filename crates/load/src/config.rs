@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use forebay_shard::format::TokenType;
+
 use crate::batch::{Columns, Dtype};
 use crate::reader::Io;
 use crate::{Error, Result, Sampling};
@@ -27,6 +29,8 @@ pub struct Config {
     pub dtype: Dtype,
     /// Leave out the last, incomplete batch of an epoch; else rows of padding complete it.
     pub drop_last: bool,
+    /// What a token is stored as in ffrecord files; other datasets say it themselves.
+    pub token_type: Option<TokenType>,
     /// Id of padding; the end-of-document token of the dataset, else 0, by default.
     pub pad: Option<u32>,
     /// Batches that are made ahead. With 0 each is made when it is asked for, by the caller.
@@ -67,6 +71,7 @@ impl Config {
             columns: Columns::default(),
             dtype: Dtype::I64,
             drop_last: true,
+            token_type: None,
             pad: None,
             prefetch: 0,
             threads: 1,

@@ -10,22 +10,26 @@
 //! `g` is the same for every number of ranks and threads; rank `r` of `W` takes its slots `r`,
 //! `r + W`, …. The state moves when a batch is taken, not when it is made.
 //!
-//! Start at [`Loader::open`], for batches on a GPU at [`device::DeviceLoader::open`]. Everything that
-//! touches storage is in one module, `reader`.
+//! Start at [`Loader::open`], for batches on a GPU at [`device::DeviceLoader::open`]; a loader is an
+//! iterator and a stream of batches ([`Batches`]). Everything that touches storage is in one module,
+//! `reader`.
 
 #![forbid(unsafe_code)]
 
 mod assemble;
 mod batch;
+mod batches;
 mod config;
 pub mod device;
 mod error;
 mod explain;
 mod loader;
 mod measure;
+mod metrics;
 mod mixture;
 mod order;
 mod packing;
+mod place;
 mod prefetch;
 mod reader;
 mod samples;
@@ -34,10 +38,12 @@ mod state;
 mod stats;
 
 pub use batch::{Batch, Columns, Dtype, IGNORED, Ids};
+pub use batches::Batches;
 pub use config::{Config, OnCorrupt};
 pub use error::{Error, Result};
 pub use explain::{ExplainedPart, ExplainedRow};
-pub use loader::{Batches, Loader};
+pub use forebay_shard::format::TokenType;
+pub use loader::Loader;
 pub use measure::{Measured, measure};
 pub use mixture::{BLOCK_DRAWS, Mixture, Phase};
 pub use order::Permutation;

@@ -1,32 +1,37 @@
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use forebay_shard::Dataset;
 
 use crate::assemble::{Assembler, Cost, Place, Scratch, Setup, by_sample};
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::mixture::Mixture;
 use crate::prefetch::Prefetch;
-use crate::source::Source;
+use crate::source::{Source, same_tokenizer};
 use crate::state::{STATE_VERSION, State};
 use crate::stats::{Stats, StepRecord};
-use crate::{Error, Result};
+use crate::{Error, Result, Sampling};
 
 /// Iterates the batches of one rank, epoch after epoch.
 #[derive(Debug)]
 pub struct Loader {
     pub(crate) assembler: Arc<Assembler>,
     pub(crate) setup: Arc<Setup>,
-    state: State,
+    pub(crate) state: State,
     /// Of how many global batches this loader takes one: see [`Loader::set_stride`].
-    stride: u64,
+    pub(crate) stride: u64,
     prefetch: Prefetch,
     scratch: Scratch,
-    stats: Stats,
+    pub(crate) stats: Stats,
     /// When the last batch was handed over.
     handed: Option<Instant>,
+    /// When the batch that comes next was asked for first.
+    asked: Option<Instant>,
+    pub(crate) metrics: Option<Metrics>,
 }
 
 impl Loader {
@@ -56,7 +61,9 @@ impl Loader {
 
     fn of(paths: &[&Path], mixture: Option<Mixture>, config: Config) -> Result<Self> {
         config.check()?;
-        let sources = (0..).zip(paths).map(|(number, path)| Source::open(path, number, &config));
+        let of = paths.len();
+        let sources =
+            (0..).zip(paths).map(|(number, path)| Source::open(path, number, of, &config));
         let sources = sources.collect::<Result<Vec<Source>>>()?;
         same_tokenizer(&sources)?;
         let wanted = match (&mixture, config.drop_last) {
@@ -92,6 +99,8 @@ impl Loader {
             scratch: Scratch::default(),
             stats: Stats::default(),
             handed: None,
+            asked: None,
+            metrics: None,
         })
     }
 
@@ -119,6 +128,15 @@ impl Loader {
             (None, true) => Some(self.samples() / global),
             (None, false) => Some(self.samples().div_ceil(global)),
         }
+    }
+
+    /// Of best-fit: which share of all places holds a token, the rest is padding.
+    pub fn fill(&self) -> Option<f64> {
+        let Config { seq_len, sampling, .. } = self.assembler.config;
+        let tokens: u64 = self.assembler.sources.iter().map(|s| s.tokens.index().tokens()).sum();
+        // Nothing is lost and nothing comes twice.
+        let fill = tokens as f64 / (self.samples() * seq_len as u64) as f64;
+        (sampling == Sampling::BestFit).then_some(fill)
     }
 
     /// Where it is: after the last batch that was taken, whatever was made ahead.
@@ -270,18 +288,50 @@ impl Loader {
     /// # Errors
     /// If a shard cannot be read or is corrupt; the loader then stays where it is.
     pub fn next_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        let asked = Instant::now();
+        let Poll::Ready(taken) = self.take(batch, None) else {
+            unreachable!("without a context it waits")
+        };
+        taken
+    }
+
+    /// As [`Loader::next_batch`], but [`Poll::Pending`] while the batch is being made ahead; the
+    /// task is woken when it may be there. Without `prefetch` it is made here and now.
+    ///
+    /// # Errors
+    /// As [`Loader::next_batch`].
+    pub fn poll_batch(&mut self, context: &mut Context<'_>, batch: &mut Batch) -> Poll<Result<()>> {
+        self.take(batch, Some(context))
+    }
+
+    fn take(&mut self, batch: &mut Batch, context: Option<&mut Context<'_>>) -> Poll<Result<()>> {
+        // From the first time on that it was asked for this batch.
+        let asked = *self.asked.get_or_insert_with(Instant::now);
         let place = self.place(self.state.epoch, self.state.position);
-        let (cost, slot_wait) = if self.assembler.config.prefetch == 0 {
+        let taken = if self.assembler.config.prefetch == 0 {
             let Self { assembler, setup, scratch, .. } = self;
-            (assembler.fill(setup, place, batch, scratch)?, Default::default())
+            let made = assembler.fill(setup, place, batch, scratch);
+            Poll::Ready(made.map(|cost| (cost, Duration::ZERO)))
         } else {
             let mut prefetch = std::mem::take(&mut self.prefetch);
             let next = |place| self.after(place);
-            let taken = prefetch.take(&self.assembler, &self.setup, place, next, batch);
+            let taken = prefetch.take(&self.assembler, &self.setup, place, next, batch, context);
             self.prefetch = prefetch;
-            taken?
+            taken
         };
+        let Poll::Ready(taken) = taken else { return Poll::Pending };
+        self.asked = None;
+        Poll::Ready(taken.map(|(cost, slot_wait)| self.count(batch, place, asked, cost, slot_wait)))
+    }
+
+    /// Moves on behind a batch that was taken.
+    fn count(
+        &mut self,
+        batch: &Batch,
+        place: Place,
+        asked: Instant,
+        cost: Cost,
+        slot_wait: Duration,
+    ) {
         if !batch.replaced.is_empty() {
             self.remember(batch);
         }
@@ -304,7 +354,9 @@ impl Loader {
             read_bytes: traffic.read_bytes,
         };
         self.stats.push(record, (batch.batch_size * batch.seq_len) as u64);
-        Ok(())
+        if let Some(metrics) = &self.metrics {
+            metrics.set(&self.stats);
+        }
     }
 
     /// Samples that were replaced for the first time.
@@ -316,100 +368,5 @@ impl Loader {
             }
         }
         self.setup = Arc::new(setup);
-    }
-
-    /// Epoch and position of a step.
-    fn at(&self, step: u64) -> (u64, u64) {
-        let global = self.assembler.config.global_batch();
-        match self.steps() {
-            Some(steps) => (step / steps, step % steps * global),
-            None => (0, step.saturating_mul(global)),
-        }
-    }
-
-    /// The batch that comes from a position on: in the next epoch if this one has none, behind
-    /// what is skipped.
-    pub(crate) fn place(&self, epoch: u64, position: u64) -> Place {
-        let global = self.assembler.config.global_batch();
-        let (mut epoch, mut position) = (epoch, position);
-        loop {
-            let Some(steps) = self.steps() else {
-                let step = position / global;
-                match self.skipped_to(step) {
-                    Some(end) => position = end * global,
-                    None => return Place { step, epoch, position, left: u64::MAX - position },
-                }
-                continue;
-            };
-            let left = self.samples().saturating_sub(position);
-            let wanted = if self.assembler.config.drop_last { global } else { 1 };
-            if left < wanted {
-                (epoch, position) = (epoch + 1, 0);
-                continue;
-            }
-            let step = epoch * steps + position / global;
-            match self.skipped_to(step) {
-                Some(end) => (epoch, position) = self.at(end),
-                None => return Place { step, epoch, position, left },
-            }
-        }
-    }
-
-    fn skipped_to(&self, step: u64) -> Option<u64> {
-        self.state.skips.iter().find(|skip| (skip.0..skip.1).contains(&step)).map(|skip| skip.1)
-    }
-
-    /// Epoch and position after so many batches from `place` on.
-    fn advance(&self, place: Place, stride: u64) -> (u64, u64) {
-        let global = self.assembler.config.global_batch();
-        let mut place = place;
-        for taken in 1.. {
-            let next = (place.epoch, place.position + global.min(place.left));
-            if taken == stride {
-                return next;
-            }
-            place = self.place(next.0, next.1);
-        }
-        (place.epoch, place.position)
-    }
-
-    fn after(&self, place: Place) -> Place {
-        let (epoch, position) = self.advance(place, self.stride);
-        self.place(epoch, position)
-    }
-}
-
-/// The batches of a loader, without an end; each is a new one.
-#[derive(Debug)]
-pub struct Batches(Loader);
-
-impl IntoIterator for Loader {
-    type Item = Result<Batch>;
-    type IntoIter = Batches;
-
-    fn into_iter(self) -> Batches {
-        Batches(self)
-    }
-}
-
-impl Iterator for Batches {
-    type Item = Result<Batch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut batch = Batch::default();
-        Some(self.0.next_batch(&mut batch).map(|()| batch))
-    }
-}
-
-/// Ids of different vocabularies do not mix.
-fn same_tokenizer(sources: &[Source]) -> Result<()> {
-    let tokenizer = |source: &'_ Source| {
-        let entry = source.tokens.dataset().and_then(|d| d.manifest().tokenizer.as_ref());
-        entry.map(|entry| format!("{} ({:.8})", entry.name, entry.blake3))
-    };
-    let known: Vec<String> = sources.iter().filter_map(tokenizer).collect();
-    match known.iter().find(|name| **name != known[0]) {
-        None => Ok(()),
-        Some(other) => Err(Error::config("tokenizer of a mixture", &known[0], other)),
     }
 }

@@ -1,9 +1,8 @@
 //! A training loop without the training: how fast, how long to the first batch, who waits.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::{Batch, Config, Loader, Result};
+use crate::{Batch, Loader, Result};
 
 /// What [`measure`] found.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,20 +25,19 @@ pub struct Measured {
     pub peak_rss: Option<(u64, u64)>,
 }
 
-/// Opens the dataset at global batch `step`, takes `steps` batches, and is busy for `work` after
+/// Opens a loader at global batch `step`, takes `steps` batches, and is busy for `work` after
 /// each, as a GPU would be: the processor is free meanwhile.
 ///
 /// # Errors
 /// Those of the loader.
 pub fn measure(
-    path: &Path,
-    config: Config,
+    open: impl FnOnce() -> Result<Loader>,
     step: u64,
     steps: u64,
     work: Duration,
 ) -> Result<Measured> {
     let opening = Instant::now();
-    let mut loader = Loader::open(path, config)?;
+    let mut loader = open()?;
     loader.seek(step);
     let mut batch = Batch::default();
     loader.next_batch(&mut batch)?;

@@ -10,8 +10,9 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub(crate) struct Prefetch {
     /// Number of the thread whose turn it is, counted on.
     first: usize,
     free: Vec<Batch>,
+    /// Who is told of a batch that is done.
+    waker: Option<Arc<Mutex<Option<Waker>>>>,
 }
 
 #[derive(Debug)]
@@ -52,10 +55,11 @@ struct Done {
 
 impl Prefetch {
     fn start(&mut self, assembler: &Arc<Assembler>) -> Result<()> {
+        let waker = self.waker.insert(Arc::default());
         for number in 0..assembler.config.threads {
             let (jobs, todo) = channel::<Job>();
             let (finished, done) = channel();
-            let assembler = Arc::clone(assembler);
+            let (assembler, waker) = (Arc::clone(assembler), Arc::clone(waker));
             let work = move || {
                 let mut scratch = Scratch::default();
                 let mut free = Instant::now();
@@ -67,6 +71,9 @@ impl Prefetch {
                     free = Instant::now();
                     if finished.send(Done { slot, cost, idle }).is_err() {
                         return;
+                    }
+                    if let Some(waker) = lock(&waker).take() {
+                        waker.wake();
                     }
                 }
             };
@@ -82,6 +89,7 @@ impl Prefetch {
     /// Exchanges `batch` for the one at `place`, which is made unless it is on its way.
     ///
     /// * `next` — the place after another.
+    /// * `context` — who is woken when there may be more; without it this waits.
     ///
     /// # Errors
     /// Those of making it; nothing is in flight then.
@@ -92,7 +100,45 @@ impl Prefetch {
         place: Place,
         next: impl Fn(Place) -> Place,
         batch: &mut Batch,
-    ) -> Result<(Cost, Duration)> {
+        context: Option<&mut Context<'_>>,
+    ) -> Poll<Result<(Cost, Duration)>> {
+        if let Err(error) = self.order(assembler, setup, place, next) {
+            return Poll::Ready(Err(error));
+        }
+        let done = match context {
+            None => self.wait(),
+            Some(context) => {
+                // Before looking: what is done from now on wakes.
+                if let Some(waker) = &self.waker {
+                    *lock(waker) = Some(context.waker().clone());
+                }
+                match self.try_wait() {
+                    Poll::Ready(done) => done,
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        };
+        Poll::Ready(done.and_then(|Done { slot, cost, idle }| match cost {
+            Ok(cost) => {
+                self.free.push(std::mem::replace(batch, slot));
+                Ok((cost, idle))
+            }
+            Err(error) => {
+                self.free.push(slot);
+                self.clear();
+                Err(error)
+            }
+        }))
+    }
+
+    /// Has `place` and what comes after it made.
+    fn order(
+        &mut self,
+        assembler: &Arc<Assembler>,
+        setup: &Arc<Setup>,
+        place: Place,
+        next: impl Fn(Place) -> Place,
+    ) -> Result<()> {
         if self.threads.is_empty() {
             self.start(assembler)?;
         }
@@ -111,17 +157,7 @@ impl Prefetch {
             self.in_flight.push_back(place);
             last = Some(place);
         }
-        let Done { slot, cost, idle } = self.wait()?;
-        let cost = match cost {
-            Ok(cost) => cost,
-            Err(error) => {
-                self.free.push(slot);
-                self.clear();
-                return Err(error);
-            }
-        };
-        self.free.push(std::mem::replace(batch, slot));
-        Ok((cost, idle))
+        Ok(())
     }
 
     /// The batch that comes first.
@@ -131,6 +167,19 @@ impl Prefetch {
         self.first += 1;
         let done = self.threads[turn].done.get_mut().unwrap_or_else(PoisonError::into_inner);
         done.recv().map_err(|_| gone())
+    }
+
+    /// The batch that comes first, if it is done.
+    fn try_wait(&mut self) -> Poll<Result<Done>> {
+        let turn = self.first % self.threads.len();
+        let done = self.threads[turn].done.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let found = match done.try_recv() {
+            Err(TryRecvError::Empty) => return Poll::Pending,
+            found => found.map_err(|_| gone()),
+        };
+        self.in_flight.pop_front();
+        self.first += 1;
+        Poll::Ready(found)
     }
 
     /// Forgets what is on its way.
@@ -151,6 +200,10 @@ impl Drop for Prefetch {
             let _ = handle.join();
         }
     }
+}
+
+fn lock(waker: &Mutex<Option<Waker>>) -> MutexGuard<'_, Option<Waker>> {
+    waker.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn gone() -> Error {

@@ -3,10 +3,11 @@
 //! The loader hands over all ranges of a batch at once and takes the bytes in any order, so a
 //! queue with many requests in flight fits behind [`Reader::read`] as well as what is there:
 //! a map for what lies in the page cache, positional reads for the rest, announced all together.
+//! A cache of remote shards fits behind `Reader::open`, the one place where a path becomes a file.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_shard::blocks::{self, BLOCK_BYTES};
@@ -18,9 +19,13 @@ use crate::{Error, Result};
 /// How shards are read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Io {
-    /// What is in the page cache through a map if the file system is local, the rest by reads.
+    /// What is in the page cache through a map if the file system is local, up to 128 MiB of
+    /// blocks; the rest by reads. Pages of a map count as memory of the process.
     #[default]
     Auto,
+    /// As `Auto` without a limit: up to twice as fast, and all of the dataset that is in the page
+    /// cache may come to count as memory of the process.
+    Map,
     /// Positional reads alone: nothing of the dataset counts as memory of the process.
     Read,
 }
@@ -49,26 +54,40 @@ pub(crate) struct Reader {
     /// Opened when first needed.
     shards: Vec<OnceLock<Shard>>,
     io: Io,
+    /// Blocks that may still be mapped.
+    free_blocks: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Shard {
     file: File,
     map: Option<Map>,
-    /// Of each block, what is known: [`RESIDENT`], [`SOUND`].
+    /// Of each block, what is known: [`MAPPED`], [`SOUND`], [`CACHED`].
     blocks: Vec<AtomicU8>,
 }
 
-const RESIDENT: u8 = 1;
+/// It was in the page cache and is read through the map from then on.
+const MAPPED: u8 = 1;
 const SOUND: u8 = 2;
+/// It was in the page cache when no block could be mapped any more.
+const CACHED: u8 = 4;
 /// The bits above count visits while not all of a block is in memory; they wrap after 16.
 const VISIT: u8 = 16;
+/// Of all datasets of a loader together, unless it maps all.
+const MAPPED_BYTES: u64 = 128 << 20;
 /// Distance at which the processor stops to fetch ahead by itself.
 const PAGE_BYTES: usize = 4096;
 
 impl Reader {
-    pub(crate) fn new(shards: usize, io: Io) -> Self {
-        Self { shards: (0..shards).map(|_| OnceLock::new()).collect(), io }
+    /// * `share` — one of so many datasets.
+    pub(crate) fn new(shards: usize, io: Io, share: usize) -> Self {
+        let free_blocks = match io {
+            Io::Auto => (MAPPED_BYTES / BLOCK_BYTES / share as u64).max(1),
+            Io::Map => u64::MAX,
+            Io::Read => 0,
+        };
+        let free_blocks = AtomicU64::new(free_blocks);
+        Self { shards: (0..shards).map(|_| OnceLock::new()).collect(), io, free_blocks }
     }
 
     /// Hands the bytes of every range to `each`, with its number; in any order.
@@ -84,23 +103,27 @@ impl Reader {
         traffic: &mut Traffic,
         mut each: impl FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let mut cold = Vec::new();
+        // Of those that are read, whether the storage has to be waited for.
+        let mut unmapped = Vec::new();
         let mut touched = 0;
         for (number, range) in ranges.iter().enumerate() {
             let shard = self.shard(tokens, range.shard)?;
-            match shard.resident(range) {
+            match shard.place(range, &self.free_blocks) {
                 // All pages of the batch are looked up at once, not one after the other.
-                Some(bytes) => touched ^= bytes.iter().step_by(PAGE_BYTES).fold(0, |x, b| x ^ b),
-                None => {
+                Place::Mapped(bytes) => {
+                    touched ^= bytes.iter().step_by(PAGE_BYTES).fold(0, |x, b| x ^ b);
+                }
+                Place::Cached => unmapped.push((number, false)),
+                Place::Cold => {
                     shard.file.will_need(range.offset, range.bytes as u64);
-                    cold.push(number);
+                    unmapped.push((number, true));
                 }
             }
         }
         std::hint::black_box(touched);
-        let mut next_cold = cold.iter().copied().peekable();
+        let mut skipped = unmapped.iter().peekable();
         for (number, range) in ranges.iter().enumerate() {
-            if next_cold.next_if_eq(&number).is_some() {
+            if skipped.next_if(|(other, _)| *other == number).is_some() {
                 continue;
             }
             let shard = self.shard(tokens, range.shard)?;
@@ -110,16 +133,16 @@ impl Reader {
                 each(number, &map[first..first + range.bytes])?;
             }
         }
-        for number in cold {
+        for (number, cold) in unmapped {
             let range = &ranges[number];
             let shard = self.shard(tokens, range.shard)?;
             if scratch.len() < range.bytes {
                 scratch.resize(range.bytes, 0);
             }
             let bytes = &mut scratch[..range.bytes];
-            let start = Instant::now();
+            let start = cold.then(Instant::now);
             shard.file.read_at(range.offset, bytes)?;
-            traffic.storage += start.elapsed();
+            traffic.storage += start.map_or(Duration::ZERO, |start| start.elapsed());
             traffic.read_bytes += range.bytes as u64;
             each(number, bytes)?;
         }
@@ -191,8 +214,8 @@ impl Reader {
             return Err(ShardError::corrupt(path, "size", expected, found).into());
         }
         let map = match self.io {
-            Io::Auto if file.is_local() => Some(Map::open(path)?),
-            Io::Auto | Io::Read => None,
+            Io::Auto | Io::Map if file.is_local() => Some(Map::open(path)?),
+            Io::Auto | Io::Map | Io::Read => None,
         };
         let blocks = file.size().div_ceil(BLOCK_BYTES);
         let blocks = (0..blocks).map(|_| AtomicU8::new(0)).collect();
@@ -207,32 +230,47 @@ impl Range {
     }
 }
 
+/// How a range is read.
+enum Place<'a> {
+    Mapped(&'a [u8]),
+    Cached,
+    Cold,
+}
+
 impl Shard {
-    /// The bytes of a range whose blocks lie in the page cache.
+    /// Through the map what lies in the page cache, as long as there are blocks to map.
     ///
-    /// What was there once is taken to be there: if it went meanwhile, the map reads it again.
-    fn resident(&self, range: &Range) -> Option<&[u8]> {
-        let map = self.map.as_ref()?;
-        let first = usize::try_from(range.offset).ok()?;
-        let bytes = map.get(first..first.checked_add(range.bytes)?)?;
+    /// What was there once is taken to be there: if it went meanwhile, it is read again.
+    fn place(&self, range: &Range, free_blocks: &AtomicU64) -> Place<'_> {
+        let Some(map) = &self.map else { return Place::Cold };
+        let bytes = usize::try_from(range.offset).ok().and_then(|first| {
+            let end = first.checked_add(range.bytes)?;
+            map.get(first..end)
+        });
+        let Some(bytes) = bytes else { return Place::Cold };
         for block in range.blocks() {
-            let state = self.blocks.get(block)?;
+            let Some(state) = self.blocks.get(block) else { return Place::Cold };
             let known = state.load(Ordering::Relaxed);
-            if known & RESIDENT != 0 {
+            if known & MAPPED != 0 {
                 continue;
             }
-            // The whole block now and then, which saves all later questions; else these pages.
+            if known & CACHED != 0 {
+                return Place::Cached;
+            }
+            // Asked now and then: the answer takes as long as some reads.
             state.fetch_add(VISIT, Ordering::Relaxed);
             let start = block * BLOCK_BYTES as usize;
             let end = map.len().min(start + BLOCK_BYTES as usize);
-            if known < VISIT && map.is_resident(start, end - start) {
-                state.fetch_or(RESIDENT, Ordering::Relaxed);
-            } else if !map
-                .is_resident(first.max(start), end.min(first + range.bytes) - first.max(start))
-            {
-                return None;
+            if known >= VISIT || !map.is_resident(start, end - start) {
+                return Place::Cold;
             }
+            let less = |free: u64| free.checked_sub(1);
+            if free_blocks.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+                state.fetch_or(CACHED, Ordering::Relaxed);
+                return Place::Cached;
+            }
+            state.fetch_or(MAPPED, Ordering::Relaxed);
         }
-        Some(bytes)
+        Place::Mapped(bytes)
     }
 }

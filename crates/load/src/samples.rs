@@ -181,8 +181,29 @@ impl Samples {
         Ok(())
     }
 
+    /// Fetches what [`Samples::segments`] will look up of a sample. Misses of the cache wait for
+    /// each other in a search, but not those of many samples asked for one after the other.
+    pub(crate) fn touch(&self, index: &Index, sample: u64) -> u64 {
+        if self.places.is_empty() {
+            return 0;
+        }
+        let token = sample * self.seq_len;
+        let (first, end) = self.around(index, token);
+        let entries = index.entries().get(first as usize..=end as usize).unwrap_or_default();
+        // Beyond some lines of the cache the search touches few of them: documents are short.
+        entries.iter().step_by(2).take(16).fold(0, |sum, entry| sum ^ entry.token_start)
+    }
+
     /// As [`Index::document_at`], from a part of the index that the places around `token` bound.
     fn document_at(&self, index: &Index, token: u64) -> u64 {
+        let (first, end) = self.around(index, token);
+        let entries = index.entries().get(first as usize..=end as usize).unwrap_or_default();
+        let inside = entries.partition_point(|entry| entry.token_start <= token);
+        first + (inside as u64).saturating_sub(1)
+    }
+
+    /// The documents among which that of `token` is, the last included.
+    fn around(&self, index: &Index, token: u64) -> (u64, u64) {
         let stride = index.tokens().div_ceil(PLACES).max(1);
         let bound = |place: u64| {
             let Some(slot) = self.places.get(place as usize) else { return 0 };
@@ -197,10 +218,7 @@ impl Samples {
                 found => found - 1,
             }
         };
-        let (first, end) = (bound(token / stride), bound(token / stride + 1));
-        let entries = index.entries().get(first as usize..=end as usize).unwrap_or_default();
-        let inside = entries.partition_point(|entry| entry.token_start <= token);
-        first + (inside as u64).saturating_sub(1)
+        (bound(token / stride), bound(token / stride + 1))
     }
 
     /// At most `limit` tokens of a document, from token `skip` on.

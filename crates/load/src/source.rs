@@ -29,8 +29,9 @@ pub(crate) struct Source {
 const TRIES: u64 = 64;
 
 impl Source {
-    pub(crate) fn open(path: &Path, number: u32, config: &Config) -> Result<Self> {
-        let tokens = TokenFiles::open(path)?;
+    /// * `of` — datasets that share what may be mapped.
+    pub(crate) fn open(path: &Path, number: u32, of: usize, config: &Config) -> Result<Self> {
+        let tokens = TokenFiles::open(path, config.token_type)?;
         let token_bytes = tokens.token_type().bytes();
         let plan = config.plan_dir.as_ref().map(|directory| {
             let name: String = tokens.identity().chars().take(16).collect();
@@ -58,7 +59,7 @@ impl Source {
         let eos = tokens.dataset().and_then(|dataset| dataset.manifest().tokenizer.as_ref());
         let eos = eos.and_then(|tokenizer| tokenizer.eos.as_ref()).map(|eos| eos.id);
         let pad = config.pad.or(eos).unwrap_or(0);
-        let reader = Reader::new(tokens.files().len(), config.io);
+        let reader = Reader::new(tokens.files().len(), config.io, of);
         // Datasets of a mixture are shuffled independently; a single one by the seed itself.
         let seed =
             config.seed.map(|seed| if number == 0 { seed } else { mix(seed ^ mix(number.into())) });
@@ -122,5 +123,18 @@ impl Source {
     /// What a sample drawn instead of another is called.
     pub(crate) fn replaced(&self, sample: u64, by: u64) -> Replaced {
         Replaced { source: self.number, sample, by }
+    }
+}
+
+/// Ids of different vocabularies do not mix.
+pub(crate) fn same_tokenizer(sources: &[Source]) -> Result<()> {
+    let tokenizer = |source: &'_ Source| {
+        let entry = source.tokens.dataset().and_then(|d| d.manifest().tokenizer.as_ref());
+        entry.map(|entry| format!("{} ({:.8})", entry.name, entry.blake3))
+    };
+    let known: Vec<String> = sources.iter().filter_map(tokenizer).collect();
+    match known.iter().find(|name| **name != known[0]) {
+        None => Ok(()),
+        Some(other) => Err(Error::config("tokenizer of a mixture", &known[0], other)),
     }
 }

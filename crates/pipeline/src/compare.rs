@@ -29,7 +29,7 @@ pub(crate) struct Candidates<'a> {
 /// A document in one bucket of its group: groups together, in each the document to keep first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Pod, Zeroable)]
 #[repr(C)]
-struct Placed {
+pub(crate) struct Placed {
     group: u64,
     /// The smaller, the rather kept.
     rank: u64,
@@ -40,6 +40,26 @@ struct Placed {
 
 impl Record for Placed {
     fn key(&self) -> u64 {
+        self.group
+    }
+}
+
+impl Placed {
+    pub(crate) fn new(entry: Entry, clusters: &mut Clusters, stage: &Stage<'_>) -> Self {
+        let document = entry.document;
+        let root = u64::from(clusters.root(document));
+        Self {
+            // An odd factor: different for different roots, spread over all of u64.
+            group: (root + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            rank: u64::MAX - stage.ranks.weight(document),
+            document,
+            reserved: 0,
+            bucket: entry.key(),
+        }
+    }
+
+    /// Spread over all of `u64`.
+    pub(crate) fn group(&self) -> u64 {
         self.group
     }
 }
@@ -57,30 +77,44 @@ impl<'a> Candidates<'a> {
 
     /// Compares the texts of documents that share buckets; calls `covered` for each that goes.
     ///
-    /// `groups` are the documents that buckets connect: they share no bucket with others, so each
-    /// group is worked on by itself. Memory: the shingles of those that stay, of one group.
+    /// `clusters` are the documents that buckets connect.
     pub(crate) fn cover(
         self,
-        mut groups: Clusters,
-        mut covered: impl FnMut(Covered) + Send,
+        mut clusters: Clusters,
+        covered: impl FnMut(Covered) + Send,
     ) -> Result<()> {
         let Self { stage, fuzzy, entries } = self;
-        stage.progress.start("compare", Unit::Steps, entries.count());
+        let mut groups = Groups::new(stage, fuzzy, entries.count());
+        entries.each(|entry| groups.push(Placed::new(entry, &mut clusters, stage)))?;
+        drop(clusters);
+        groups.cover(covered)
+    }
+}
+
+/// Entries of buckets by the groups that they connect: these share no bucket with others, so each
+/// is worked on by itself. Memory: the shingles of those that stay, of one group.
+pub(crate) struct Groups<'a> {
+    stage: &'a Stage<'a>,
+    fuzzy: Fuzzy,
+    sorter: Sorter<Placed>,
+}
+
+impl<'a> Groups<'a> {
+    /// Of about `expected` entries.
+    pub(crate) fn new(stage: &'a Stage<'a>, fuzzy: Fuzzy, expected: u64) -> Self {
+        stage.progress.start("compare", Unit::Steps, expected);
         let name = stage.work.scratch("groups");
-        let mut sorter = Sorter::new(&name, entries.count(), stage.memory_bytes / 2, stage.threads);
-        entries.each(|entry| {
-            let document = entry.document;
-            let root = u64::from(groups.root(document));
-            sorter.push(Placed {
-                // An odd factor: different for different roots, spread over all of u64.
-                group: (root + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                rank: u64::MAX - stage.ranks.weight(document),
-                document,
-                reserved: 0,
-                bucket: entry.key(),
-            })
-        })?;
-        drop(groups);
+        let sorter = Sorter::new(&name, expected, stage.memory_bytes / 2, stage.threads);
+        Self { stage, fuzzy, sorter }
+    }
+
+    pub(crate) fn push(&mut self, placed: Placed) -> Result<()> {
+        self.sorter.push(placed)
+    }
+
+    /// Calls `covered` for each document that goes.
+    pub(crate) fn cover(self, mut covered: impl FnMut(Covered) + Send) -> Result<()> {
+        let Self { stage, fuzzy, sorter } = self;
         let most_bytes = stage.memory_bytes / (4 * stage.threads.max(1) as u64);
         let work = |placed: &[Placed]| {
             let texts = Texts::new(stage.corpus, fuzzy, most_bytes);

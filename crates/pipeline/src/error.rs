@@ -60,8 +60,15 @@ pub enum Error {
     IndexLacksTexts { path: PathBuf },
     #[error("{path}: expected an index made with --no-verify, found one of compared texts")]
     IndexIsVerified { path: PathBuf },
+    #[error(
+        "{} could not be read, all others were; {cause}",
+        if others.is_empty() { "1 input".to_owned() } else { format!("{} inputs ({input}, {})", others.len() + 1, others.join(", ")) }
+    )]
+    Inputs { input: String, others: Vec<String>, cause: Box<Error> },
     #[error("{input}: expected the task that reads it to be done, found that it is not")]
     Unread { input: String },
+    #[error("expected all tasks of `{round}` to be done, found {found} of {of}")]
+    Unsearched { round: crate::Round, found: usize, of: usize },
     #[error("{out}: expected the task that finds duplicates to be done, found that it is not")]
     NotFound { out: PathBuf },
     #[error("{inputs}: expected at least one document, found none")]
@@ -123,6 +130,10 @@ impl Error {
                 Some("see how an input is read with `forebay inspect INPUT`".into())
             }
             Self::NotFound { .. } => Some("do the task `find` first, once all are read".into()),
+            Self::Unsearched { .. } => Some(
+                "the rounds are done one after another; `--status` tells how far they are".into(),
+            ),
+            Self::Inputs { .. } => Some("mend them; the same command then reads them alone".into()),
             Self::Unread { .. } => {
                 Some("do all `read` tasks first; `--status` tells how far they are".into())
             }

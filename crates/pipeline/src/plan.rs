@@ -162,6 +162,8 @@ pub struct Execution {
     pub verify_tokens: f64,
     /// Count what is written, by source.
     pub stats: bool,
+    /// Where an input cannot be read, read all others before the run stops.
+    pub keep_going: bool,
 }
 
 /// All that a run was asked to do; kept in the work directory to recognise it when it resumes.
@@ -208,6 +210,12 @@ impl Plan {
 
     pub(crate) fn files(&self) -> impl Iterator<Item = &input::InputFile> {
         self.sources.iter().flat_map(Source::files)
+    }
+
+    /// The name of an input, for messages.
+    pub(crate) fn input_name(&self, source: usize) -> String {
+        let file = self.sources.get(source).and_then(|source| source.files().first());
+        file.map_or(String::new(), |file| file.name().to_owned())
     }
 
     pub(crate) fn reads_stdin(&self) -> bool {

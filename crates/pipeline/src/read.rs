@@ -1,7 +1,7 @@
 //! Read: inputs → documents → spool parts. A task is a part of an input.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use forebay_shard::input::{self, Cursor};
@@ -9,6 +9,7 @@ use forebay_store::publish_bytes;
 use forebay_transform::shuffle;
 
 use crate::evals::Evals;
+use crate::journal::retried;
 use crate::part::Part;
 use crate::plan::Execution;
 use crate::progress::{Progress, Unit};
@@ -87,8 +88,7 @@ pub(crate) fn all(work: &Work) -> Result<Vec<Part>> {
         }
     }
     if let Some(missing) = (0..sources).find(|source| !counts.contains_key(source)) {
-        let input = work.plan.sources[missing].files().first().map(|file| file.name().to_owned());
-        return Err(Error::Unread { input: input.unwrap_or_default() });
+        return Err(Error::Unread { input: work.plan.input_name(missing) });
     }
     let counts: Vec<u32> = counts.into_values().collect();
     if !work.path(COUNTS).exists() {
@@ -106,21 +106,22 @@ fn sources(
     progress: &Progress,
 ) -> Result<BTreeMap<usize, u32>> {
     let cursors = Cursors::new(work, share, progress);
-    let failed = Mutex::new(None);
+    let failed = Mutex::new(Vec::new());
     let work_on = || {
         let plan = &work.plan;
         let mut signer = Signer::new(&plan.options.steps, &plan.sources, evals.cloned());
-        while !progress.stopped() && lock(&failed).is_none() {
-            let done = cursors.next().and_then(|task| match task {
-                None => Ok(false),
-                Some(task) => task.run(work, &mut signer).map(|()| true),
+        while !progress.stopped() && (execution.keep_going || lock(&failed).is_empty()) {
+            let done = cursors.next().and_then(|task| {
+                let Some(task) = task else { return Ok(false) };
+                let source = task.source;
+                task.run(work, &mut signer).map(|()| true).map_err(|error| (source, error))
             });
             match done {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => {
-                    lock(&failed).get_or_insert(error);
-                    return;
+                Err((source, error)) => {
+                    cursors.leave(source);
+                    lock(&failed).push((source, error));
                 }
             }
         }
@@ -134,8 +135,17 @@ fn sources(
             }
         });
     }
-    if let Some(error) = failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(error);
+    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.sort_by_key(|&(source, _)| source);
+    failed.dedup_by_key(|&mut (source, _)| source);
+    let others: Vec<String> =
+        failed.iter().skip(1).map(|&(source, _)| work.plan.input_name(source)).collect();
+    if let Some((source, error)) = failed.into_iter().next() {
+        if !execution.keep_going {
+            return Err(error);
+        }
+        let input = work.plan.input_name(source);
+        return Err(Error::Inputs { input, others, cause: Box::new(error) });
     }
     if progress.stopped() {
         return Err(Error::Interrupted);
@@ -201,8 +211,11 @@ struct Cursors<'a> {
 
 struct Reading {
     cursor: Cursor,
+    /// Where it stands.
+    at: u64,
     /// Number of the next part.
     next: u32,
+    taken: Arc<AtomicU64>,
 }
 
 impl<'a> Cursors<'a> {
@@ -212,15 +225,16 @@ impl<'a> Cursors<'a> {
             (0..plan.sources.len()).filter(|&number| share.holds(number)).collect();
         let sources = numbers.iter().map(|&number| {
             let source = &plan.sources[number];
-            let cursor =
-                Cursor::new(source, &plan.options.input, plan.part_bytes, progress.counter());
-            (AtomicBool::new(false), Mutex::new(Reading { cursor, next: 0 }))
+            let taken = Arc::clone(progress.counter());
+            let cursor = Cursor::new(source, &plan.options.input, plan.part_bytes, &taken);
+            (AtomicBool::new(false), Mutex::new(Reading { cursor, at: 0, next: 0, taken }))
         });
         let sources = sources.collect();
         Self { work, sources, numbers }
     }
 
-    fn next(&self) -> Result<Option<Task>> {
+    /// The next part, or the input that cannot be read, and why.
+    fn next(&self) -> std::result::Result<Option<Task>, (usize, Error)> {
         // First an input that nobody is reading from, then any that has more.
         for wait in [false, true] {
             for (&number, (ended, reading)) in self.numbers.iter().zip(&self.sources) {
@@ -233,13 +247,31 @@ impl<'a> Cursors<'a> {
                     Err(TryLockError::WouldBlock) => continue,
                     Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 };
-                if let Some(task) = reading.next(self.work, number)? {
+                // What other threads have found out meanwhile.
+                if ended.load(Ordering::Relaxed) {
+                    continue;
+                }
+                let mut tried = false;
+                let next = retried(|| {
+                    if std::mem::replace(&mut tried, true) {
+                        reading.again(self.work, number)?;
+                    }
+                    reading.next(self.work, number)
+                });
+                if let Some(task) = next.map_err(|error| (number, error))? {
                     return Ok(Some(task));
                 }
                 ended.store(true, Ordering::Relaxed);
             }
         }
         Ok(None)
+    }
+
+    /// Takes no more from an input.
+    fn leave(&self, source: usize) {
+        if let Some(at) = self.numbers.iter().position(|&number| number == source) {
+            self.sources[at].0.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Parts of each source.
@@ -256,13 +288,29 @@ impl Reading {
             while let Some(part) = Part::open(&work.part(source, self.next)).filter(Part::is_sound)
             {
                 self.cursor.advance_to(part.footer.next)?;
+                self.at = part.footer.next;
                 self.next += 1;
             }
         }
         let Some(part) = self.cursor.next_part()? else { return Ok(None) };
+        self.at = part.next;
         let number = self.next;
         self.next += 1;
         Ok(Some(Task { source, number, part }))
+    }
+}
+
+impl Reading {
+    /// Opens the input anew where it stood: a stream that failed is no good any more.
+    fn again(&mut self, work: &Work, source: usize) -> Result<()> {
+        let plan = &work.plan;
+        // What is read for the second time was counted the first time.
+        let taken = self.taken.load(Ordering::Relaxed);
+        let (source, options) = (&plan.sources[source], &plan.options.input);
+        self.cursor = Cursor::new(source, options, plan.part_bytes, &self.taken);
+        self.cursor.advance_to(self.at)?;
+        self.taken.store(taken, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -29,14 +29,15 @@ use forebay_transform::tokenize::{self, EosPolicy, SpecialTokens, Vocabulary};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Execution, Options, Steps};
-use crate::progress::Progress;
-use crate::{Error, Finished, Result};
+use crate::{Error, Result};
 
 mod dedup;
+mod job;
 mod parse;
 mod values;
 
 pub use dedup::{CutPolicy, Dedup, EvalPolicy, Preset};
+pub use job::Job;
 pub use values::{Share, Size, parse_bytes};
 
 /// A recipe with every key, as `forebay recipe init` writes it.
@@ -139,6 +140,8 @@ pub struct Machine {
     /// Scratch files; beside the output if missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmp_dir: Option<PathBuf>,
+    /// Where an input cannot be read, read all others before the run stops.
+    pub keep_going: bool,
 }
 
 /// Who runs the tasks.
@@ -192,25 +195,14 @@ impl Default for Output {
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { executor: Executor::Local, threads: None, memory: Size(4 << 30), tmp_dir: None }
+        Self {
+            executor: Executor::Local,
+            threads: None,
+            memory: Size(4 << 30),
+            tmp_dir: None,
+            keep_going: false,
+        }
     }
-}
-
-/// A recipe, ready to run.
-#[derive(Debug, Clone)]
-pub struct Job {
-    /// The verb that it amounts to; for the lineage.
-    pub stage: &'static str,
-    /// Files, globs or directories.
-    pub inputs: Vec<String>,
-    /// Directory of the dataset.
-    pub out: PathBuf,
-    /// What the output depends on.
-    pub options: Options,
-    /// If text becomes tokens.
-    pub vocabulary: Option<Vocabulary>,
-    /// What it does not depend on.
-    pub execution: Execution,
 }
 
 impl Recipe {
@@ -316,6 +308,7 @@ impl Recipe {
                 stats: self.output.stats,
                 ..self.execution.get()
             },
+            tokenizer: job::Built::default(),
         })
     }
 
@@ -327,17 +320,6 @@ impl Recipe {
             (None, None, Some(_)) => "shuffle",
             _ => "prep",
         }
-    }
-}
-
-impl Job {
-    /// Runs it, or goes on where it stopped.
-    ///
-    /// # Errors
-    /// As [`run()`](crate::run()).
-    pub fn run(&self, progress: &Progress) -> Result<Finished> {
-        let Self { stage, inputs, out, options, vocabulary, execution } = self;
-        crate::run(stage, inputs, out, options, vocabulary.as_ref(), execution, progress)
     }
 }
 
@@ -377,6 +359,7 @@ impl Machine {
             fresh: false,
             verify_tokens: 0.0,
             stats: false,
+            keep_going: self.keep_going,
         }
     }
 }

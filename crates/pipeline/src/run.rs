@@ -164,14 +164,8 @@ impl Asked {
         Ok(Self { plan, against, evals })
     }
 
-    /// Who stays, and what of it; or what an earlier run found.
-    pub(crate) fn find(
-        &self,
-        work: &Work,
-        parts: Vec<Part>,
-        execution: &Execution,
-        progress: &Progress,
-    ) -> Result<Found> {
+    /// The parts of a run, behind those of the indexes that it goes against.
+    pub(crate) fn corpus(&self, work: &Work, parts: Vec<Part>) -> Result<Corpus> {
         let options = &work.plan.options;
         let mut old = Vec::new();
         for (index, path) in self.against.iter().zip(&options.against) {
@@ -184,7 +178,18 @@ impl Asked {
                 return Err(Error::NoField { name: field.name.clone() });
             }
         }
-        let corpus = Corpus::new(old, parts)?;
+        Corpus::new(old, parts)
+    }
+
+    /// Who stays, and what of it; or what an earlier run found.
+    pub(crate) fn find(
+        &self,
+        work: &Work,
+        parts: Vec<Part>,
+        execution: &Execution,
+        progress: &Progress,
+    ) -> Result<Found> {
+        let corpus = self.corpus(work, parts)?;
         let mut survivors = dedup::run(work, &corpus, execution, progress)?;
         let cuts = cuts::run(work, &corpus, &mut survivors, execution, progress)?;
         let clustering = survivors.clusters();
@@ -291,10 +296,7 @@ pub(crate) fn allow_many_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-pub(crate) fn load_tokenizer(
-    work: &Work,
-    vocabulary: Option<&Vocabulary>,
-) -> Result<Option<Tokenizer>> {
+fn load_tokenizer(work: &Work, vocabulary: Option<&Vocabulary>) -> Result<Option<Tokenizer>> {
     let options = work.plan.options.steps.tokenize.as_ref();
     Ok(match (options, vocabulary) {
         (Some(options), Some(vocabulary)) => Some(Tokenizer::load(vocabulary, options)?),

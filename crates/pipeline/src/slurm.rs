@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! DIR/recipe.toml                            as it is run: with what was set, paths absolute
-//!     read.sbatch, write.sbatch              arrays, a share a task
-//!     find.sbatch, finish.sbatch             one task each
+//!     read.sbatch, write.sbatch, …           arrays, a share a task
+//!     find.sbatch, finish.sbatch, …          one task each
 //!     submit.sh                              submits them, each after the one before
 //! ```
 
@@ -12,6 +12,7 @@ use std::path::Path;
 use forebay_store::{create_dir, publish_bytes};
 
 use crate::recipe::Recipe;
+use crate::task::StageTasks;
 use crate::{Error, Result};
 
 /// Writes the scripts of `recipe` into `directory`; `program` is the binary on all nodes, `tasks`
@@ -43,16 +44,19 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
     let mib = recipe.execution.memory.0.div_ceil(1 << 20);
     let quoted = |path: &Path| format!("'{}'", path.to_string_lossy().replace('\'', "'\\''"));
     let (program, file) = (quoted(program), quoted(&directory.join("recipe.toml")));
-    for (stage, is_array) in [("read", true), ("find", false), ("write", true), ("finish", false)] {
-        let array = if is_array {
-            format!("#SBATCH --array=0-{}\n#SBATCH --output={stage}-%A-%a.log\n", tasks - 1)
+    let stages = job.stages();
+    for tasks_of in stages.iter().copied() {
+        let StageTasks { stage, most } = tasks_of;
+        let (shares, count) = (most > 1, tasks_of.count(tasks));
+        let array = if shares {
+            format!("#SBATCH --array=0-{}\n#SBATCH --output={stage}-%A-%a.log\n", count - 1)
         } else {
             format!("#SBATCH --output={stage}-%A.log\n")
         };
-        let share = if is_array {
-            format!(" --share \"$SLURM_ARRAY_TASK_ID/{tasks}\"")
-        } else {
-            String::new()
+        let share = match stage {
+            _ if shares => format!(" --share \"$SLURM_ARRAY_TASK_ID/{count}\""),
+            "group" => format!(" --share 0/{tasks}"),
+            _ => String::new(),
         };
         let script = format!(
             "#!/usr/bin/env bash\n\
@@ -65,16 +69,20 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
         );
         publish_bytes(&directory.join(format!("{stage}.sbatch")), script.as_bytes())?;
     }
-    let submit = "#!/usr/bin/env bash\n\
+    let stages: Vec<&str> = stages.iter().map(|stage| stage.stage).collect();
+    let stages = stages.join(" ");
+    let submit = format!(
+        "#!/usr/bin/env bash\n\
         # Submits the run; options for all jobs, such as --partition=cpu, may follow. Submit it again after a\n\
         # failure: tasks that are done end at once.\n\
         set -euo pipefail\n\
         cd \"$(dirname \"$0\")\"\n\
         after=\n\
-        for stage in read find write finish; do\n\
-        \x20 job=$(sbatch --parsable ${after:+--dependency=afterok:$after} \"$@\" \"$stage.sbatch\")\n\
-        \x20 after=${job%%;*}\n\
+        for stage in {stages}; do\n\
+        \x20 job=$(sbatch --parsable ${{after:+--dependency=afterok:$after}} \"$@\" \"$stage.sbatch\")\n\
+        \x20 after=${{job%%;*}}\n\
         \x20 echo \"$stage: job $after\"\n\
-        done\n";
+        done\n"
+    );
     Ok(publish_bytes(&directory.join("submit.sh"), submit.as_bytes())?)
 }

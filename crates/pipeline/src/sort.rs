@@ -50,7 +50,8 @@ impl<R: Record> Sorter<R> {
         Self::between(name, expected, memory_bytes, threads, 0, u64::MAX)
     }
 
-    fn between(
+    /// For keys from `first` to `last` alone.
+    pub(crate) fn between(
         name: &Path,
         expected: u64,
         memory_bytes: u64,

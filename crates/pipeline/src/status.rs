@@ -1,67 +1,19 @@
-//! What a run would do, and how far one is: from files alone, so from any machine that sees them.
+//! How far a run is: from files alone, so from any machine that sees them.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use forebay_shard::input::{self, Source};
 use forebay_shard::manifest::{self, Manifest, WORK};
 use forebay_store::Lock;
 use serde::Serialize;
 
 use crate::Result;
+use crate::journal::{self, Failure};
 use crate::part::Part;
 use crate::plan::Plan;
-use crate::recipe::Job;
-
-/// A stage of a run that is yet to come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stage {
-    /// Its name.
-    pub stage: &'static str,
-    /// Tasks that can be done apart, and again; about, where inputs are compressed.
-    pub tasks: u64,
-    /// What a task is.
-    pub task: &'static str,
-    /// What it reads.
-    pub reads: &'static str,
-    /// What it leaves behind.
-    pub writes: &'static str,
-}
-
-/// The stages of `job`, in their order, with the number of files and bytes that it reads.
-///
-/// # Errors
-/// If an input cannot be found.
-pub fn outline(job: &Job) -> Result<(u64, u64, Vec<Stage>)> {
-    let options = &job.options;
-    let sources = input::discover(&job.inputs, &options.input, Some(&job.out))?;
-    let files = || sources.iter().flat_map(Source::files);
-    let bytes: u64 = files().map(|file| file.bytes).sum();
-    let part_bytes = Plan::part_bytes(bytes);
-    let parts = files().map(|file| file.bytes.div_ceil(part_bytes).max(1)).sum();
-    let steps = &options.steps;
-    let finds = steps.exact || steps.fuzzy.is_some() || steps.url_field.is_some();
-    let mut stages = vec![Stage {
-        stage: "read",
-        tasks: parts,
-        task: "a part of an input",
-        reads: "inputs",
-        writes: "spool parts: texts by shuffle key, keys of dedup",
-    }];
-    let mut stage = |stage, tasks, task, reads, writes| {
-        stages.push(Stage { stage, tasks, task, reads, writes });
-    };
-    if finds {
-        stage("dedup", 1, "all keys, sorted", "keys of spool parts", "survivor of every document");
-    }
-    if !steps.cuts.is_empty() {
-        stage("cuts", 1, "all pieces, sorted", "texts of spool parts", "ranges of bytes");
-    }
-    let shards = bytes.div_ceil(options.shard_bytes.max(1)).max(1);
-    stage("write", shards, "a shard", "a key range of every spool part", "shards");
-    stage("finish", 1, "the dataset", "shards", "removed/, index, manifest");
-    Ok((files().count() as u64, bytes, stages))
-}
+use crate::round::Round;
+use crate::task::Share;
 
 /// How far a run is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -70,20 +22,7 @@ pub enum Status {
     /// There is nothing in the output directory.
     Nothing,
     /// It has begun.
-    Unfinished {
-        /// A process is at it now.
-        running: bool,
-        /// The stage it is in.
-        stage: &'static str,
-        /// Spool parts that are complete.
-        parts: u64,
-        /// Their documents.
-        documents: u64,
-        /// Their text.
-        text_bytes: u64,
-        /// Shards that are complete.
-        shards: u64,
-    },
+    Unfinished(Box<Unfinished>),
     /// There is a dataset.
     Finished {
         /// Its documents.
@@ -93,6 +32,33 @@ pub enum Status {
         /// Its shards.
         shards: u64,
     },
+}
+
+/// A run that has begun.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Unfinished {
+    /// A process is at it now.
+    pub running: bool,
+    /// The stage it is in.
+    pub stage: &'static str,
+    /// Its tasks that are done: parts, shares of a round, shards.
+    pub tasks_done: u64,
+    /// Of how many, about; unknown before the first share of a round is done.
+    pub tasks: Option<u64>,
+    /// Bytes of text that the stage does in a second, by the times of its files.
+    pub bytes_per_second: Option<f64>,
+    /// Until the stage is done, about, at that rate.
+    pub seconds_left: Option<f64>,
+    /// Spool parts that are complete.
+    pub parts: u64,
+    /// Their documents.
+    pub documents: u64,
+    /// Their text.
+    pub text_bytes: u64,
+    /// Shards that are complete.
+    pub shards: u64,
+    /// Tasks that failed and were not done since.
+    pub failed: Vec<Failure>,
 }
 
 /// How far the run in `out` is.
@@ -110,25 +76,81 @@ pub fn status(out: &Path) -> Result<Status> {
     let work = out.join(WORK);
     let plan = fs::read(work.join("plan.json")).unwrap_or_default();
     let Ok(plan) = serde_json::from_slice::<Plan>(&plan) else { return Ok(Status::Nothing) };
-    let ending = |directory: &Path, suffix: &str| {
+    let names = |directory: &Path| -> Vec<String> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path());
-        paths.filter(|path| path.to_string_lossy().ends_with(suffix)).collect::<Vec<_>>()
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     };
-    let parts: Vec<Part> =
-        ending(&plan.spool, ".part").iter().filter_map(|path| Part::open(path)).collect();
-    let stage = match () {
-        () if !work.join("read.json").exists() => "read",
-        () if !work.join("dedup.bin").exists() => "dedup",
-        () if !plan.options.steps.cuts.is_empty() && !work.join("cuts.bin").exists() => "cuts",
-        () => "write",
+    let at_work = names(&work);
+    let of_spool = names(&plan.spool);
+    let paths = of_spool.iter().filter(|name| name.ends_with(".part"));
+    let parts: Vec<(PathBuf, Part)> = paths
+        .map(|name| plan.spool.join(name))
+        .filter_map(|path| Part::open(&path).map(|part| (path, part)))
+        .collect();
+    let done: Vec<PathBuf> =
+        at_work.iter().filter(|name| name.ends_with(".done")).map(|name| work.join(name)).collect();
+    let text_bytes: u64 = parts.iter().map(|(_, part)| part.footer.text_bytes).sum();
+
+    // A round is where its first file is, until the next one has begun.
+    let shares = |round: &Round| {
+        let found: Vec<Share> = at_work.iter().filter_map(|name| round.share_of(name)).collect();
+        found
+            .iter()
+            .map(|share| share.of)
+            .max()
+            .map(|of| (found.iter().filter(|share| share.of == of).count() as u64, of as u64))
     };
-    Ok(Status::Unfinished {
+    let rounds = Round::all(&plan.options.steps).into_iter().rev();
+    let round = rounds.into_iter().find_map(|round| Some((round.name(), shares(&round)?)));
+    let has = |name: &str| at_work.iter().any(|found| found == name);
+    let parts_expected: u64 =
+        plan.files().map(|file| file.bytes.div_ceil(plan.part_bytes).max(1)).sum();
+    // More than there will be, where documents go.
+    let shards_expected = text_bytes.div_ceil(plan.options.shard_bytes.max(1)).max(1);
+    let counted = |count: usize, of: u64| (count as u64, Some(of.max(count as u64)));
+    let (stage, (tasks_done, tasks), times) = match round {
+        _ if !has("read.json") && round.is_none() => {
+            let times = rate(parts.iter().map(|(path, part)| (path, part.footer.text_bytes)));
+            ("read", counted(parts.len(), parts_expected), times)
+        }
+        Some((name, (found, of))) if !has("dedup.bin") => (name, (found, Some(of)), None),
+        _ if !has("dedup.bin") => ("dedup", (0, Some(1)), None),
+        _ if !plan.options.steps.cuts.is_empty() && !has("cuts.bin") => {
+            ("cuts", (0, Some(1)), None)
+        }
+        _ => {
+            let times = rate(done.iter().map(|path| (path, plan.options.shard_bytes)));
+            ("write", counted(done.len(), shards_expected), times)
+        }
+    };
+    let seconds_left = match (times, tasks) {
+        (Some((_, seconds_each)), Some(tasks)) => Some((tasks - tasks_done) as f64 * seconds_each),
+        _ => None,
+    };
+    Ok(Status::Unfinished(Box::new(Unfinished {
         running: Lock::take(&work.join("lock")).is_err(),
         stage,
+        tasks_done,
+        tasks,
+        bytes_per_second: times.map(|(rate, _)| rate),
+        seconds_left,
         parts: parts.len() as u64,
-        documents: parts.iter().map(|part| u64::from(part.footer.documents)).sum(),
-        text_bytes: parts.iter().map(|part| part.footer.text_bytes).sum(),
-        shards: ending(&work, ".done").len() as u64,
-    })
+        documents: parts.iter().map(|(_, part)| u64::from(part.footer.documents)).sum(),
+        text_bytes,
+        shards: done.len() as u64,
+        failed: journal::failures(&work),
+    })))
+}
+
+/// Bytes a second and seconds a file, from when files were written; needs two of different times.
+fn rate<'a>(files: impl Iterator<Item = (&'a PathBuf, u64)>) -> Option<(f64, f64)> {
+    let time = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
+    let mut written: Vec<(SystemTime, u64)> =
+        files.filter_map(|(path, bytes)| Some((time(path)?, bytes))).collect();
+    written.sort_unstable();
+    let (first, last) = (written.first()?.0, written.last()?.0);
+    let seconds = last.duration_since(first).ok().filter(|took| !took.is_zero())?.as_secs_f64();
+    // The first was begun before the clock was.
+    let bytes: u64 = written[1..].iter().map(|&(_, bytes)| bytes).sum();
+    Some((bytes as f64 / seconds, seconds / (written.len() - 1) as f64))
 }

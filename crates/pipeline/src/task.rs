@@ -1,8 +1,9 @@
 //! Tasks: pieces of a run that can be done apart, again, and on any machine that sees the output.
 //!
 //! ```text
-//! read 0/n … read n-1/n ─▶ find ─▶ write 0/m … write m-1/m ─▶ finish
+//! read 0/n … n-1/n ─▶ [exact ─▶ url ─▶ link ─▶ group ─▶ compare, each 0/n … n-1/n] ─▶ find ─▶ write 0/m … m-1/m ─▶ finish
 //! ```
+//! The rounds in brackets may be left out: `find` then looks for duplicates alone.
 //! A task leaves a file that says so, written last; one that finds it has nothing to do. Two copies
 //! of a task write the same bytes under names of their own and rename them, so that neither harms
 //! the other. The bytes of the dataset are those of a run on one machine, whatever `n` and `m` are.
@@ -17,9 +18,10 @@ use forebay_store::Lock;
 
 use crate::progress::Progress;
 use crate::recipe::Job;
-use crate::run::{Asked, Equipment, Finished, allow_many_files, load_tokenizer};
+use crate::round::Round;
+use crate::run::{Asked, Equipment, Finished, allow_many_files};
 use crate::work::{Start, Work};
-use crate::{Error, Result, read, write};
+use crate::{Error, Result, dedup, journal, read, round, write};
 
 /// One of `of` equal shares of a stage: every `of`-th input or shard, from the `number`-th on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +37,60 @@ pub struct Share {
 pub enum Task {
     /// Inputs to spool parts.
     Read(Share),
-    /// Duplicates and repeated text, among all parts.
+    /// A share of a round of the search for duplicates.
+    Search(Round, Share),
+    /// Duplicates and repeated text, among all parts; what rounds have found is not looked for again.
     Find,
     /// Spool parts to shards.
     Write(Share),
     /// The dataset.
     Finish,
+}
+
+/// A stage of a run, as executors see it: its name, and whether shares do it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct StageTasks {
+    /// As [`Task::parse`] takes it.
+    pub stage: &'static str,
+    /// So many tasks at most; what reads columns of keys reads them whole, whatever its share.
+    pub most: usize,
+}
+
+impl StageTasks {
+    /// How many tasks it has, if other stages have `tasks`.
+    pub fn count(&self, tasks: usize) -> usize {
+        tasks.clamp(1, self.most)
+    }
+}
+
+/// Each reads the column: 16 B a document.
+const MOST_OF_A_COLUMN: usize = 64;
+
+impl Task {
+    /// The task of a stage by its name. A stage that is done by one machine has no shares, but
+    /// `group` is told how many shares `compare` will have.
+    pub fn parse(stage: &str, share: Share) -> Option<Self> {
+        let rounds = [Round::Exact, Round::Url, Round::Link, Round::Group, Round::Compare];
+        Some(match stage {
+            "read" => Self::Read(share),
+            "find" => Self::Find,
+            "write" => Self::Write(share),
+            "finish" => Self::Finish,
+            other => Self::Search(rounds.into_iter().find(|round| round.name() == other)?, share),
+        })
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(share) => write!(f, "read {share}"),
+            Self::Search(round, share) => write!(f, "{round} {share}"),
+            Self::Find => f.write_str("find"),
+            Self::Write(share) => write!(f, "write {share}"),
+            Self::Finish => f.write_str("finish"),
+        }
+    }
 }
 
 impl Default for Share {
@@ -78,13 +128,36 @@ impl FromStr for Share {
 }
 
 impl Job {
+    /// The stages of the run in their order: each may begin when all tasks of the one before are done.
+    pub fn stages(&self) -> Vec<StageTasks> {
+        let shares = |stage| StageTasks { stage, most: usize::MAX };
+        let single = |stage| StageTasks { stage, most: 1 };
+        let bands = self.options.steps.fuzzy.map_or(1, |fuzzy| fuzzy.bands);
+        let rounds = Round::all(&self.options.steps).into_iter().map(|round| StageTasks {
+            stage: round.name(),
+            most: match round {
+                Round::Group => 1,
+                Round::Exact | Round::Url => MOST_OF_A_COLUMN,
+                // A share of a quarter of a band reads it all.
+                Round::Link => 4 * bands,
+                Round::Compare => usize::MAX,
+            },
+        });
+        let ends = [single("find"), shares("write"), single("finish")];
+        [shares("read")].into_iter().chain(rounds).chain(ends).collect()
+    }
+
     /// Does one task. The last one, [`Task::Finish`], returns the dataset; it also does what other
     /// tasks have left undone.
     ///
     /// # Errors
     /// Whatever stops it, so also a missing task before it; the task can be done again.
     pub fn perform(&self, task: Task, progress: &Progress) -> Result<Option<Finished>> {
-        let Self { stage, inputs, out, options, vocabulary, execution } = self;
+        journal::kept(&self.out, &task.to_string(), || self.attempt(task, progress))
+    }
+
+    fn attempt(&self, task: Task, progress: &Progress) -> Result<Option<Finished>> {
+        let Self { stage, inputs, out, options, vocabulary, execution, .. } = self;
         let vocabulary = vocabulary.as_ref();
         let asked = Asked::new(stage, inputs, out, options, vocabulary)?;
         let work = match Work::join(out, asked.plan.clone())? {
@@ -97,6 +170,13 @@ impl Job {
             return Ok(None);
         }
         let parts = read::all(&work)?;
+        if let Task::Search(round, share) = task {
+            if !work.is_found() {
+                let corpus = asked.corpus(&work, parts)?;
+                round::perform(&dedup::stage(&work, &corpus, execution, progress)?, round, share)?;
+            }
+            return Ok(None);
+        }
         // One machine at a time; the others read what it found.
         let lock = match task {
             Task::Find => Some("find.lock"),
@@ -109,17 +189,15 @@ impl Job {
         }
         let found = asked.find(&work, parts, execution, progress)?;
         match task {
-            Task::Read(_) | Task::Find => Ok(None),
+            Task::Read(_) | Task::Search(..) | Task::Find => Ok(None),
             Task::Write(share) => {
-                let tokenizer = load_tokenizer(&work, vocabulary)?;
-                let equipment = Equipment::new(&work, tokenizer.as_ref(), vocabulary, execution)?;
+                let equipment = Equipment::new(&work, self.tokenizer()?, vocabulary, execution)?;
                 let (outcome, encoder) = (found.outcome(), equipment.encoder());
                 write::run(&work, &outcome, &encoder, share, execution, progress)?;
                 Ok(None)
             }
             Task::Finish => {
-                let tokenizer = load_tokenizer(&work, vocabulary)?;
-                let tokenizer = tokenizer.as_ref();
+                let tokenizer = self.tokenizer()?;
                 asked.finish(work, &found, tokenizer, vocabulary, execution, progress).map(Some)
             }
         }

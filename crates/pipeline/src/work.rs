@@ -6,6 +6,7 @@
 //! spool/         parts, or under --tmp-dir
 //! read.json      the read stage is complete: parts of each source
 //! read-K-of-N.json   a task has read its share: parts of its sources
+//! ROUND-K-of-N.bin   a share of a round of the search for duplicates
 //! dedup.bin      the dedup stage is complete: survivor of each document
 //! cuts.bin       the cuts are found: ranges of bytes, by document
 //! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes, statistics and
@@ -182,16 +183,19 @@ impl Work {
 
     /// What the tasks that read inputs have left.
     pub(crate) fn shares_read(&self) -> Result<Vec<PathBuf>> {
+        let names = self.names()?.into_iter();
+        let read = names.filter(|name| name.starts_with("read-") && name.ends_with(".json"));
+        Ok(read.map(|name| self.path(&name)).collect())
+    }
+
+    /// Names of the files in the work directory.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
         let wrap = |e| forebay_store::Error::io("list", &self.directory, e);
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.directory).map_err(wrap)? {
-            let path = entry.map_err(wrap)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("read-") && name.ends_with(".json") {
-                found.push(path);
-            }
-        }
-        Ok(found)
+        let entries = fs::read_dir(&self.directory).map_err(wrap)?;
+        let names = entries.map(|entry| {
+            entry.map(|entry| entry.file_name().to_string_lossy().into_owned()).map_err(wrap)
+        });
+        Ok(names.collect::<std::result::Result<_, _>>()?)
     }
 
     /// Throws away all that is done, to start over under the same plan.

@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use crate::dlpack::{Owner, Shared, number};
 use crate::error;
 use crate::loader::Loader;
-use crate::tensor::{self, Pool};
+use crate::tensor::{self, Output, Pool};
 
 /// The loader of `forebay-load` for a device; `forebay.Loader` stands in front of it.
 #[pyclass(module = "forebay._core")]
@@ -17,6 +17,11 @@ pub(crate) struct DeviceLoader {
     inner: forebay_load::device::DeviceLoader,
     process: u32,
     samples: bool,
+    output: Output,
+    /// What makes a column of a `Shared`; itself without it.
+    share: Option<Py<PyAny>>,
+    /// The epoch that a `for` loop is in: it ends where the next one begins.
+    epoch: Option<u64>,
     pool: Arc<Pool>,
 }
 
@@ -58,7 +63,35 @@ impl DeviceLoader {
         });
         let inner = opened.map_err(|e| error::load(&e))?;
         let (process, pool) = (std::process::id(), Arc::default());
-        Ok(Self { inner, process, samples: host.samples, pool })
+        let (samples, output) = (host.samples, Output::default());
+        Ok(Self { inner, process, samples, output, share: None, epoch: None, pool })
+    }
+
+    /// As that of `Loader`, for columns on the host.
+    fn set_output(&mut self, make: Bound<'_, PyAny>, of_capsules: bool) {
+        self.output = Output::new(make.unbind(), of_capsules);
+    }
+
+    /// What makes a column of a `Shared`.
+    fn set_share(&mut self, make: Bound<'_, PyAny>) {
+        self.share = Some(make.unbind());
+    }
+
+    /// Begins a `for` loop over the batches that are left of this epoch.
+    fn begin(&mut self) {
+        self.epoch = Some(self.inner.place().1);
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.epoch.is_some_and(|epoch| self.inner.place().1 != epoch) {
+            self.epoch = None;
+            return Ok(None);
+        }
+        self.next(py).map(Some)
     }
 
     /// The next batch, whatever its epoch: a dict of `Shared` on the device, or, where the loader
@@ -72,7 +105,7 @@ impl DeviceLoader {
         let inner = &mut self.inner;
         let made = py.detach(|| inner.next_batch(host)).map_err(|e| error::load(&e))?;
         match made {
-            Made::Host(batch) => tensor::columns(py, batch, self.samples, &self.pool),
+            Made::Host(batch) => tensor::columns(py, batch, self.samples, &self.output, &self.pool),
             Made::Device(batch) => self.columns(py, batch),
         }
     }
@@ -85,7 +118,9 @@ impl DeviceLoader {
     fn load_state(&mut self, state: &str) -> PyResult<()> {
         let state: State = serde_json::from_str(state)
             .map_err(|e| error::config(&format!("state: expected one of a loader, found {e}")))?;
-        self.inner.change(|loader| loader.load_state(&state)).map_err(|e| error::load(&e))
+        self.inner.change(|loader| loader.load_state(&state)).map_err(|e| error::load(&e))?;
+        self.epoch = self.epoch.map(|_| self.inner.place().1);
+        Ok(())
     }
 
     fn seek(&mut self, step: u64) -> PyResult<()> {
@@ -93,7 +128,9 @@ impl DeviceLoader {
             loader.seek(step);
             Ok(())
         });
-        sought.map_err(|e| error::load(&e))
+        sought.map_err(|e| error::load(&e))?;
+        self.epoch = self.epoch.map(|_| self.inner.place().1);
+        Ok(())
     }
 
     fn skip(&mut self, start: u64, end: u64) -> PyResult<()> {
@@ -186,9 +223,13 @@ impl DeviceLoader {
             };
             let kept = Owner::Batch(Arc::clone(&owner));
             let shared = Shared::new(kept, region.pointer(), shape, number(kind), Some(ordinal));
-            found.set_item(name, Bound::new(py, shared)?)?;
+            let shared = Bound::new(py, shared)?.into_any();
+            match &self.share {
+                Some(make) => found.set_item(name, make.bind(py).call1((shared,))?)?,
+                None => found.set_item(name, shared)?,
+            }
         }
-        let told = tensor::columns(py, told, self.samples, &Arc::default())?;
+        let told = tensor::columns(py, told, self.samples, &self.output, &Arc::default())?;
         found.update(told.as_mapping())?;
         Ok(found)
     }

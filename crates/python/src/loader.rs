@@ -2,12 +2,12 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State, Stats};
+use forebay_load::{Columns, Config, Dtype, Io, OnCorrupt, Sampling, State, Stats, TokenType};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::error;
-use crate::tensor::{self, Pool};
+use crate::tensor::{self, Output, Pool};
 
 /// The loader of `forebay-load`, for one process; `forebay.Loader` stands in front of it.
 #[pyclass(module = "forebay._core")]
@@ -21,6 +21,9 @@ pub(crate) struct Loader {
     stride: u64,
     /// Hand over which samples they are. Each column costs some microseconds in Python.
     pub(crate) samples: bool,
+    output: Output,
+    /// The epoch that a `for` loop is in: it ends where the next one begins.
+    epoch: Option<u64>,
     pool: Arc<Pool>,
 }
 
@@ -91,13 +94,19 @@ pub(crate) fn stats<'py>(py: Python<'py>, stats: &Stats) -> PyResult<Bound<'py, 
     Ok(found)
 }
 
+fn token_type(name: &str) -> PyResult<TokenType> {
+    TokenType::named(name).ok_or_else(|| {
+        error::config(&format!("token_type: expected uint16, uint32 or such, found {name:?}"))
+    })
+}
+
 #[pymethods]
 impl Loader {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "by name, from `forebay.Loader`")]
     #[pyo3(signature = (
         paths, weights, *, seq_len, batch_size, rank, world_size, seed, window, samples, columns,
-        dtype, drop_last, pad_id, prefetch, threads, io, verify, on_corrupt, plan_dir,
+        dtype, drop_last, token_type, pad_id, prefetch, threads, io, verify, on_corrupt, plan_dir,
     ))]
     fn new(
         py: Python<'_>,
@@ -113,6 +122,7 @@ impl Loader {
         columns: Vec<String>,
         dtype: &str,
         drop_last: bool,
+        token_type: Option<&str>,
         pad_id: Option<u32>,
         prefetch: usize,
         threads: usize,
@@ -133,10 +143,11 @@ impl Loader {
             columns: self::columns(&columns)?,
             dtype: one_of("dtype", dtype, &dtypes)?,
             drop_last,
+            token_type: token_type.map(self::token_type).transpose()?,
             pad: pad_id,
             prefetch,
             threads,
-            io: one_of("io", io, &[("auto", Io::Auto), ("read", Io::Read)])?,
+            io: one_of("io", io, &[("auto", Io::Auto), ("map", Io::Map), ("read", Io::Read)])?,
             verify,
             on_corrupt: one_of("on_corrupt", on_corrupt, &policies)?,
             plan_dir,
@@ -153,17 +164,40 @@ impl Loader {
         let inner = ManuallyDrop::new(inner.map_err(|e| error::load(&e))?);
         let (process, pool) = (std::process::id(), Arc::default());
         let samples = columns.iter().any(|name| name == "samples");
-        Ok(Self { inner, process, paths, weights, config, stride: 1, samples, pool })
+        let (stride, output, epoch) = (1, Output::default(), None);
+        Ok(Self { inner, process, paths, weights, config, stride, samples, output, epoch, pool })
     }
 
-    /// The next batch, whatever its epoch: a dict of `Tensor`s and numbers.
+    /// What columns become: what `make` makes of a capsule of DLPack, or of a `Tensor`.
+    fn set_output(&mut self, make: Bound<'_, PyAny>, of_capsules: bool) {
+        self.output = Output::new(make.unbind(), of_capsules);
+    }
+
+    /// Begins a `for` loop over the batches that are left of this epoch.
+    fn begin(&mut self) {
+        self.epoch = Some(self.inner.next_epoch());
+    }
+
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        if self.epoch.is_some_and(|epoch| self.inner.next_epoch() != epoch) {
+            self.epoch = None;
+            return Ok(None);
+        }
+        self.next(py).map(Some)
+    }
+
+    /// The next batch, whatever its epoch: a dict of columns and numbers.
     fn next<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.after_fork(py)?;
         let mut batch = self.pool.take();
         let inner = &mut *self.inner;
         let taken = py.detach(|| inner.next_batch(&mut batch));
         taken.map_err(|e| error::load(&e))?;
-        tensor::columns(py, batch, self.samples, &self.pool)
+        tensor::columns(py, batch, self.samples, &self.output, &self.pool)
     }
 
     /// JSON of the state.
@@ -176,12 +210,15 @@ impl Loader {
         self.after_fork(py)?;
         let state: State = serde_json::from_str(state)
             .map_err(|e| error::config(&format!("state: expected one of a loader, found {e}")))?;
-        self.inner.load_state(&state).map_err(|e| error::load(&e))
+        self.inner.load_state(&state).map_err(|e| error::load(&e))?;
+        self.epoch = self.epoch.map(|_| self.inner.next_epoch());
+        Ok(())
     }
 
     fn seek(&mut self, py: Python<'_>, step: u64) -> PyResult<()> {
         self.after_fork(py)?;
         self.inner.seek(step);
+        self.epoch = self.epoch.map(|_| self.inner.next_epoch());
         Ok(())
     }
 
@@ -228,6 +265,16 @@ impl Loader {
 
     fn prometheus(&self) -> String {
         self.inner.stats().prometheus()
+    }
+
+    /// Serves `prometheus()` by HTTP; says at which port.
+    fn serve_metrics(&mut self, py: Python<'_>, address: &str) -> PyResult<u16> {
+        self.after_fork(py)?;
+        let parsed = address.parse().map_err(|_| {
+            error::config(&format!("metrics: expected HOST:PORT in numbers, found {address:?}"))
+        })?;
+        let address = self.inner.serve_metrics(parsed).map_err(|e| error::load(&e))?;
+        Ok(address.port())
     }
 
     /// Rows of the batch that comes next, each with its parts.

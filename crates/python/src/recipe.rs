@@ -1,6 +1,6 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_pipeline::{Finished, Job, Progress, Recipe, Result, Share, Task};
 use pyo3::prelude::*;
@@ -27,6 +27,14 @@ pub(crate) fn run(py: Python<'_>, recipe: &str, fresh: bool) -> PyResult<String>
     Ok(told(&job, &finished))
 }
 
+/// The stages of a recipe of JSON in their order, each with how many tasks it has where others have
+/// `tasks`.
+#[pyfunction]
+pub(crate) fn stages(recipe: &str, tasks: usize) -> PyResult<Vec<(&'static str, usize)>> {
+    let stages = job(recipe)?.stages();
+    Ok(stages.into_iter().map(|stage| (stage.stage, stage.count(tasks))).collect())
+}
+
 /// Does one task of a recipe of JSON; returns JSON after the last of them, else nothing.
 #[pyfunction]
 pub(crate) fn perform(
@@ -37,20 +45,29 @@ pub(crate) fn perform(
     of: usize,
 ) -> PyResult<Option<String>> {
     let share = Share { number, of };
-    let task = match stage {
-        _ if number >= of => return Err(error::config("share: expected a number below `of`")),
-        "read" => Task::Read(share),
-        "find" => Task::Find,
-        "write" => Task::Write(share),
-        "finish" => Task::Finish,
-        other => {
-            let message = format!("stage: expected read, find, write or finish, found {other:?}");
-            return Err(error::config(&message));
-        }
+    if number >= of {
+        return Err(error::config("share: expected a number below `of`"));
+    }
+    let Some(task) = Task::parse(stage, share) else {
+        return Err(error::config(&format!("stage: expected one of `stages`, found {stage:?}")));
     };
-    let job = job(recipe)?;
+    let job = kept(recipe)?;
     let finished = watched(py, |progress| job.perform(task, progress))?;
     Ok(finished.map(|finished| told(&job, &finished)))
+}
+
+/// The job of a recipe, with what it has built: a worker does many tasks of one.
+fn kept(recipe: &str) -> PyResult<Job> {
+    static LAST: Mutex<Option<(String, Job)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, job)) = &*last
+        && of == recipe
+    {
+        return Ok(job.clone());
+    }
+    let job = job(recipe)?;
+    *last = Some((recipe.to_owned(), job.clone()));
+    Ok(job)
 }
 
 fn job(recipe: &str) -> PyResult<Job> {

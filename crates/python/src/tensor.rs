@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_load::{Batch, Ids};
 use pyo3::exceptions::PyBufferError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -56,12 +57,33 @@ const U32: Kind = Kind { dlpack_code: 1, bytes: 4, numpy: "<u4" };
 /// 0 and 1 in a byte each.
 const BOOL: Kind = Kind { dlpack_code: 6, bytes: 1, numpy: "|b1" };
 
+/// Lengths of one or two dimensions.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    lengths: [i64; 2],
+    dimensions: usize,
+}
+
+impl Shape {
+    fn matrix(rows: i64, width: i64) -> Self {
+        Self { lengths: [rows, width], dimensions: 2 }
+    }
+
+    fn vector(length: i64) -> Self {
+        Self { lengths: [length, 1], dimensions: 1 }
+    }
+
+    fn lengths(&self) -> &[i64] {
+        &self.lengths[..self.dimensions]
+    }
+}
+
 /// A column of a batch. Hand it to `numpy.asarray` or `torch.from_dlpack`: both share its memory.
 #[pyclass(frozen, module = "forebay._core")]
 pub(crate) struct Tensor {
     slot: Arc<Slot>,
     data: *mut c_void,
-    shape: Vec<i64>,
+    shape: Shape,
     kind: Kind,
 }
 
@@ -71,57 +93,84 @@ unsafe impl Send for Tensor {}
 // SAFETY: as above; all methods only read the description.
 unsafe impl Sync for Tensor {}
 
+/// What columns are handed over as.
+#[derive(Debug, Default)]
+pub(crate) enum Output {
+    /// As [`Tensor`]s.
+    #[default]
+    Tensor,
+    /// As what this makes of a [`Tensor`].
+    OfTensor(Py<PyAny>),
+    /// As what this makes of a capsule of DLPack: no object and no call between them.
+    OfCapsule(Py<PyAny>),
+}
+
+impl Output {
+    pub(crate) fn new(make: Py<PyAny>, of_capsules: bool) -> Self {
+        if of_capsules { Self::OfCapsule(make) } else { Self::OfTensor(make) }
+    }
+
+    fn of<'py>(&self, py: Python<'py>, tensor: Tensor) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Tensor => Ok(Bound::new(py, tensor)?.into_any()),
+            Self::OfTensor(make) => make.bind(py).call1((Bound::new(py, tensor)?,)),
+            Self::OfCapsule(make) => make.bind(py).call1((capsule(py, &tensor)?,)),
+        }
+    }
+}
+
 /// The columns of a batch by name; empty ones are left out.
 pub(crate) fn columns<'py>(
     py: Python<'py>,
     mut batch: Batch,
     samples: bool,
+    output: &Output,
     pool: &Arc<Pool>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let (rows, width) = (batch.batch_size as i64, batch.seq_len as i64);
-    let mut found = Vec::new();
+    let mut found = Vec::with_capacity(8);
     for (name, ids) in [
-        ("input_ids", &mut batch.input_ids),
-        ("labels", &mut batch.labels),
-        ("position_ids", &mut batch.position_ids),
+        (intern!(py, "input_ids"), &mut batch.input_ids),
+        (intern!(py, "labels"), &mut batch.labels),
+        (intern!(py, "position_ids"), &mut batch.position_ids),
     ] {
         if !ids.is_empty() {
             let (data, kind) = pointer(ids);
-            found.push((name, data, kind, vec![rows, width]));
+            found.push((name, data, kind, Shape::matrix(rows, width)));
         }
     }
     if !batch.document_ids.is_empty() {
         let data = batch.document_ids.as_mut_ptr().cast::<c_void>();
-        found.push(("document_ids", data, I64, vec![rows, width]));
+        found.push((intern!(py, "document_ids"), data, I64, Shape::matrix(rows, width)));
     }
     if !batch.loss_mask.is_empty() {
         let data = batch.loss_mask.as_mut_ptr().cast::<c_void>();
-        found.push(("loss_mask", data, BOOL, vec![rows, width]));
+        found.push((intern!(py, "loss_mask"), data, BOOL, Shape::matrix(rows, width)));
     }
     if !batch.cu_seqlens.is_empty() {
-        let ends = batch.cu_seqlens.len() as i64;
+        let ends = Shape::vector(batch.cu_seqlens.len() as i64);
         let data = batch.cu_seqlens.as_mut_ptr().cast::<c_void>();
-        found.push(("cu_seqlens", data, I32, vec![ends]));
+        found.push((intern!(py, "cu_seqlens"), data, I32, ends));
     }
     if samples {
         let data = batch.samples.as_mut_ptr().cast::<c_void>();
-        found.push(("samples", data, I64, vec![rows]));
+        found.push((intern!(py, "samples"), data, I64, Shape::vector(rows)));
         let data = batch.sources.as_mut_ptr().cast::<c_void>();
-        found.push(("sources", data, I32, vec![rows]));
+        found.push((intern!(py, "sources"), data, I32, Shape::vector(rows)));
     }
     let (step, epoch, longest) = (batch.step, batch.epoch, batch.max_seqlen);
     // Moving a batch moves its vectors, not what they point to.
     let slot = Arc::new(Slot { batch: ManuallyDrop::new(batch), pool: Arc::clone(pool) });
     let columns = PyDict::new(py);
     for (name, data, kind, shape) in found {
-        let slot = Arc::clone(&slot);
-        columns.set_item(name, Bound::new(py, Tensor { slot, data, shape, kind })?)?;
+        let tensor = Tensor { slot: Arc::clone(&slot), data, shape, kind };
+        columns.set_item(name, output.of(py, tensor)?)?;
     }
     if longest > 0 {
-        columns.set_item("max_seqlen", longest)?;
+        columns.set_item(intern!(py, "max_seqlen"), longest)?;
     }
-    columns.set_item("step", step)?;
-    columns.set_item("epoch", epoch)?;
+    columns.set_item(intern!(py, "step"), step)?;
+    columns.set_item(intern!(py, "epoch"), epoch)?;
     Ok(columns)
 }
 
@@ -139,7 +188,7 @@ impl Tensor {
     #[getter]
     fn __array_interface__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let interface = PyDict::new(py);
-        interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
+        interface.set_item("shape", PyTuple::new(py, self.shape.lengths())?)?;
         interface.set_item("typestr", self.kind.numpy)?;
         interface.set_item("data", (self.data as usize, false))?;
         interface.set_item("version", 3)?;
@@ -161,17 +210,7 @@ impl Tensor {
         if copy == Some(true) || dl_device.is_some_and(|device| device != CPU) {
             return Err(PyBufferError::new_err("expected a view on the CPU, found another wish"));
         }
-        let pointer = Box::into_raw(Box::new(Managed::new(self)));
-        // SAFETY: the pointer is of a live `Managed`, which does not move any more and whose first
-        // field is what DLPack describes; the name is static; the destructor frees what no
-        // consumer has taken.
-        unsafe {
-            (*pointer).tensor.shape = (&raw mut (*pointer).shape).cast();
-            (*pointer).tensor.strides = (&raw mut (*pointer).strides).cast();
-            let free = Some(drop_capsule as unsafe extern "C" fn(_));
-            let capsule = pyo3::ffi::PyCapsule_New(pointer.cast(), NAME.as_ptr(), free);
-            Bound::from_owned_ptr_or_err(py, capsule)
-        }
+        capsule(py, self)
     }
 
     /// `(1, 0)`: the CPU.
@@ -182,11 +221,25 @@ impl Tensor {
     /// Lengths of the dimensions.
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.shape)
+        PyTuple::new(py, self.shape.lengths())
     }
 
     fn __repr__(&self) -> String {
-        format!("Tensor({:?}, {})", self.shape, self.kind.numpy)
+        format!("Tensor({:?}, {})", self.shape.lengths(), self.kind.numpy)
+    }
+}
+
+fn capsule<'py>(py: Python<'py>, tensor: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+    let pointer = Box::into_raw(Box::new(Managed::new(tensor)));
+    // SAFETY: the pointer is of a live `Managed`, which does not move any more and whose first
+    // field is what DLPack describes; the name is static; the destructor frees what no consumer
+    // has taken.
+    unsafe {
+        (*pointer).tensor.shape = (&raw mut (*pointer).shape).cast();
+        (*pointer).tensor.strides = (&raw mut (*pointer).strides).cast();
+        let free = Some(drop_capsule as unsafe extern "C" fn(_));
+        let capsule = pyo3::ffi::PyCapsule_New(pointer.cast(), NAME.as_ptr(), free);
+        Bound::from_owned_ptr_or_err(py, capsule)
     }
 }
 
@@ -220,14 +273,12 @@ struct Managed {
 
 impl Managed {
     fn new(tensor: &Tensor) -> Self {
-        let mut shape = [0; 2];
-        shape[..tensor.shape.len()].copy_from_slice(&tensor.shape);
-        let strides = if tensor.shape.len() == 2 { [shape[1], 1] } else { [1, 1] };
+        let Shape { lengths, dimensions } = tensor.shape;
         Self {
             tensor: DlTensor {
                 data: tensor.data,
                 device: [CPU.0, CPU.1],
-                dimensions: tensor.shape.len() as i32,
+                dimensions: dimensions as i32,
                 code: tensor.kind.dlpack_code,
                 bits: 8 * tensor.kind.bytes as u8,
                 lanes: 1,
@@ -237,8 +288,8 @@ impl Managed {
             },
             context: std::ptr::null_mut(),
             deleter: Some(delete),
-            shape,
-            strides,
+            shape: lengths,
+            strides: [lengths[1], 1],
             _slot: Some(Arc::clone(&tensor.slot)),
         }
     }

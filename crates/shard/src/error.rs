@@ -105,6 +105,9 @@ impl Error {
             Self::DoesNotFit { .. } => {
                 Some("`--format forebay` holds any id, length and column".into())
             }
+            Self::NotText { what, .. } if what == "type of a token" => {
+                Some("`--token-type u16`, or `token_type=\"uint16\"` in Python, says it".into())
+            }
             Self::NotText { .. } => {
                 Some("only datasets of text are read: an integer a token, no modes".into())
             }

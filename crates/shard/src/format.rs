@@ -8,7 +8,7 @@
 //! | `npy` | `shard-N.npy`, `shard-N.offsets.npy` | u16 or u32 | in the offsets |
 //! | `olmo` | `part-N.npy`, `part-N.csv.gz` | u16 or u32 | in the `.csv.gz` |
 //!
-//! MDS shards of MosaicML Streaming are read and not written ([`TokenFiles`](crate::TokenFiles)).
+//! MDS shards of MosaicML Streaming and ffrecord files are read and not written ([`TokenFiles`](crate::TokenFiles)).
 //! All but the first are *flat*: the tokens of the shard end to end in one file, what describes
 //! them in sidecars. Numbers have five digits or more, everything is little-endian, and the bytes
 //! of each layout stand on the front page of its module. A token is as narrow as the stack that
@@ -16,6 +16,7 @@
 
 mod csv;
 mod datatrove;
+pub(crate) mod ffrecord;
 mod flat;
 pub(crate) mod mds;
 pub(crate) mod megatron;

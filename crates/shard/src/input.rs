@@ -1,4 +1,5 @@
-//! Documents in: JSON lines, Parquet, plain text; plain, gzip or zstd; files, globs, directories, stdin.
+//! Documents in: JSON lines, Parquet, plain text; plain, gzip or zstd; files, globs, directories,
+//! stdin, objects of a store.
 //!
 //! ```text
 //! arguments ─▶ discover ─▶ Source … ─▶ Cursor::next ─▶ Part ─▶ Part::parse ─▶ Documents
@@ -11,9 +12,11 @@
 //! parts it yields are parsed on any thread. Memory is a part per thread, whatever the file's size.
 
 use std::collections::HashSet;
+use std::fs::{FileType, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use forebay_store::remote;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Dataset;
@@ -217,6 +220,9 @@ impl Found<'_> {
             }
             return Ok(());
         }
+        if remote::scheme(input).is_some() {
+            return self.add_remote(input);
+        }
         if path.is_dir() {
             return self.add_directory(path);
         }
@@ -242,6 +248,77 @@ impl Found<'_> {
         Ok(())
     }
 
+    /// Objects of a store: one, those that a glob matches, those below a prefix as in a directory.
+    fn add_remote(&mut self, uri: &str) -> Result<()> {
+        let (found, are_below) = remote::find(uri)?;
+        let is_glob = are_below && uri.contains(['*', '?', '[']);
+        let pattern = glob::Pattern::new(if is_glob { uri } else { "" })
+            .map_err(|e| Error::file(Path::new(uri), format!("not a valid glob: {e}")))?;
+        let options = glob::MatchOptions { require_literal_separator: true, ..Default::default() };
+        let before = self.files.len();
+        let root = uri.trim_end_matches('/');
+        let manifest = format!("{root}/{}", manifest::FILE);
+        if are_below && found.iter().any(|object| object.uri == manifest) {
+            return self.add_remote_dataset(root, &found);
+        }
+        for object in found {
+            let path = Path::new(&object.uri);
+            let is_wanted = match (are_below, is_glob) {
+                (false, _) => true,
+                (true, true) => pattern.matches_with(&object.uri, options),
+                (true, false) => {
+                    let below = object.uri.strip_prefix(root).unwrap_or(&object.uri);
+                    !below.split('/').any(|name| name.starts_with('.'))
+                        && (self.options.format != Format::Auto || format_by_name(path).is_some())
+                }
+            };
+            if is_wanted {
+                self.add_object(&object, false)?;
+            }
+        }
+        match self.files.len() == before {
+            true if is_glob => Err(Error::NoInput { input: uri.into() }),
+            true => Err(Error::NothingToRead { input: uri.into() }),
+            false => Ok(()),
+        }
+    }
+
+    fn add_remote_dataset(&mut self, root: &str, found: &[remote::Found]) -> Result<()> {
+        let uri = format!("{root}/{}", manifest::FILE);
+        let local = remote::local(Path::new(&uri))?;
+        let directory = local.path().parent().unwrap_or(Path::new(""));
+        let dataset = Manifest::read(directory)?;
+        if dataset.layout.is_some() {
+            return Err(Error::Lacks { path: root.into(), what: "text" });
+        }
+        for shard in &dataset.shards {
+            let uri = format!("{root}/{}", shard.file);
+            let object = found.iter().find(|object| object.uri == uri);
+            let missing =
+                || Error::file(Path::new(&uri), "the manifest names it, the store has it not");
+            self.add_object(object.ok_or_else(missing)?, true)?;
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, object: &remote::Found, is_shard: bool) -> Result<()> {
+        let path = PathBuf::from(&object.uri);
+        if !self.seen.insert(path.clone()) {
+            return Ok(());
+        }
+        let format = match self.options.format {
+            _ if is_shard => Format::Parquet,
+            Format::Auto => sniff(&path)?,
+            other => other,
+        };
+        let since = object.modified.duration_since(UNIX_EPOCH);
+        let modified_ns = since.map_or(0, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
+        let (bytes, input) = (object.size, self.input);
+        let file = InputFile { index: 0, path, bytes, modified_ns, is_shard, input };
+        self.files.push((file, format));
+        Ok(())
+    }
+
     fn add_directory(&mut self, directory: &Path) -> Result<()> {
         let before = self.files.len();
         self.walk(directory)?;
@@ -254,7 +331,8 @@ impl Found<'_> {
     fn walk(&mut self, directory: &Path) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("list", directory, e);
         // Links may lead in circles.
-        if !self.seen.insert(directory.canonicalize().map_err(wrap)?) {
+        let canonical = directory.canonicalize().map_err(wrap)?;
+        if !self.seen.insert(canonical.clone()) {
             return Ok(());
         }
         if Manifest::is_in(directory) {
@@ -277,31 +355,48 @@ impl Found<'_> {
         }
         let mut entries = std::fs::read_dir(directory)
             .map_err(wrap)?
-            .map(|entry| entry.map(|entry| entry.path()))
+            .map(|entry| entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(wrap)?;
-        entries.sort();
-        for path in entries {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let metadata = metadata(&entries);
+        for ((path, kind), metadata) in entries.into_iter().zip(metadata) {
             let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
             if hidden {
                 continue;
             }
-            if path.is_dir() {
+            if kind.is_dir() || kind.is_symlink() && path.is_dir() {
                 self.walk(&path)?;
             } else if self.options.format != Format::Auto || format_by_name(&path).is_some() {
-                self.add_file(&path, false)?;
+                // What is no link has its canonical name: a million files need not be asked.
+                let name = path.file_name().filter(|_| !kind.is_symlink());
+                let metadata = metadata.unwrap_or_else(|| std::fs::metadata(&path));
+                self.add_known(&path, false, metadata, name.map(|name| canonical.join(name)))?;
             }
         }
         Ok(())
     }
 
     fn add_file(&mut self, path: &Path, is_shard: bool) -> Result<()> {
+        self.add_known(path, is_shard, std::fs::metadata(path), None)
+    }
+
+    fn add_known(
+        &mut self,
+        path: &Path,
+        is_shard: bool,
+        metadata: std::io::Result<Metadata>,
+        canonical: Option<PathBuf>,
+    ) -> Result<()> {
         let wrap = |e| forebay_store::Error::io("open", path, e);
-        let metadata = std::fs::metadata(path).map_err(wrap)?;
+        let metadata = metadata.map_err(wrap)?;
         if !metadata.is_file() {
             return Err(Error::NotAFile { path: path.to_path_buf() });
         }
-        let canonical = path.canonicalize().map_err(wrap)?;
+        let canonical = match canonical {
+            Some(canonical) => canonical,
+            None => path.canonicalize().map_err(wrap)?,
+        };
         if !self.seen.insert(canonical) {
             return Ok(());
         }
@@ -321,6 +416,29 @@ impl Found<'_> {
         Ok(())
     }
 }
+
+/// Of regular files: size and time, asked for by many threads where there are many, since each
+/// question may go over a network.
+fn metadata(entries: &[(PathBuf, FileType)]) -> Vec<Option<std::io::Result<Metadata>>> {
+    let ask = |entries: &[(PathBuf, FileType)]| -> Vec<_> {
+        let files = entries.iter().map(|(path, kind)| kind.is_file().then_some(path));
+        files.map(|path| path.map(std::fs::metadata)).collect()
+    };
+    if entries.len() <= FEW_FILES {
+        return ask(entries);
+    }
+    std::thread::scope(|scope| {
+        let shares = entries.chunks(entries.len().div_ceil(ASKING_THREADS));
+        let asked: Vec<_> = shares.map(|share| scope.spawn(move || ask(share))).collect();
+        let answers = asked.into_iter().flat_map(|share| {
+            share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        answers.collect()
+    })
+}
+
+const FEW_FILES: usize = 256;
+const ASKING_THREADS: usize = 8;
 
 /// By ending, `.gz` and `.zst` aside. `None` for what a directory walk leaves out.
 fn format_by_name(path: &Path) -> Option<Format> {
@@ -367,6 +485,12 @@ mod tests {
         };
         let names = ["b.jsonl", "a/z.txt", "a/y.md", "a/.hidden.txt", "c.bin", "d.jsonl.zst"];
         names.iter().for_each(|name| put(name));
+        let link = |to: &str, name| {
+            std::os::unix::fs::symlink(dir.path().join(to), dir.path().join(name)).unwrap();
+        };
+        // A circle, and a second name.
+        link("", "a/up");
+        link("a/z.txt", "e.txt");
         let root = dir.path().to_str().unwrap().to_owned();
         let inputs = [format!("{root}/b.jsonl"), root.clone()];
         let sources = discover(&inputs, &Options::default(), None).unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use forebay_store::{File, Map};
 
 use crate::dataset::Dataset;
+use crate::format::ffrecord::{self, Ffrecord};
 use crate::format::mds::{self, Mds};
 use crate::format::megatron::Idx;
 use crate::format::{Format, TokenType, Wrong};
@@ -24,15 +25,19 @@ pub struct TokenFiles {
 
 impl TokenFiles {
     /// Opens a dataset directory with shards of format `forebay` or `megatron`, a Megatron
-    /// dataset of anyone's by its prefix, `.bin` or `.idx`, or a directory of MDS shards.
+    /// dataset of anyone's by its prefix, `.bin` or `.idx`, a directory of MDS shards, or an
+    /// ffrecord file or a directory of them.
+    ///
+    /// * `token_type` — of ffrecord, which does not say; the others do.
     ///
     /// Cost: for `forebay` constant, whatever the number of documents. A Megatron `.idx` is read
-    /// and checked whole, as are the sizes in MDS shards; both take 24 B a sequence.
+    /// and checked whole, as are the sizes in MDS shards and the headers of ffrecord; all take
+    /// 24 B a sequence.
     ///
     /// # Errors
-    /// [`Error::NotADataset`] if it is neither; [`Error::OtherFormat`]; [`Error::Corrupt`] if an
-    /// index cannot be true.
-    pub fn open(path: &Path) -> Result<Self> {
+    /// [`Error::NotADataset`] if it is none of these; [`Error::OtherFormat`]; [`Error::Corrupt`]
+    /// if an index cannot be true; [`Error::NotText`] for ffrecord without a type.
+    pub fn open(path: &Path, token_type: Option<TokenType>) -> Result<Self> {
         let prefix = prefix(path);
         // Either of the two files will do, so that the error names the one that is missing.
         let [bin, idx] = ["bin", "idx"].map(|suffix| with_suffix(&prefix, suffix).is_file());
@@ -41,6 +46,16 @@ impl TokenFiles {
         }
         if !Manifest::is_in(path) && mds::is_in(path) {
             return Self::open_mds(path);
+        }
+        let records = ffrecord::files(path);
+        if !Manifest::is_in(path) && !records.is_empty() {
+            let token_type = token_type.ok_or_else(|| Error::NotText {
+                path: path.to_path_buf(),
+                what: "type of a token".into(),
+                expected: "one that is given, such as u16 or u32".into(),
+                found: "ffrecord, which does not say".into(),
+            })?;
+            return Self::open_ffrecord(records, token_type);
         }
         let dataset = Dataset::open(path)?;
         match dataset.manifest().layout.map(|layout| layout.format) {
@@ -109,6 +124,14 @@ impl TokenFiles {
     /// Anyone's: known by its index, which hashes the shards if their writer was told to.
     fn open_mds(directory: &Path) -> Result<Self> {
         let Mds { token_type, files, runs, identity } = Mds::open(directory)?;
+        let documents = runs.iter().map(|runs| runs.len() as u64).sum();
+        let index = Index::of_runs(documents, &runs);
+        Ok(Self { dataset: None, index, token_type, files, identity })
+    }
+
+    /// Anyone's: known by its headers, which hold a checksum of every sample.
+    fn open_ffrecord(files: Vec<PathBuf>, token_type: TokenType) -> Result<Self> {
+        let Ffrecord { files, runs, identity } = Ffrecord::open(files, token_type)?;
         let documents = runs.iter().map(|runs| runs.len() as u64).sum();
         let index = Index::of_runs(documents, &runs);
         Ok(Self { dataset: None, index, token_type, files, identity })

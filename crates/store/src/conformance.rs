@@ -19,7 +19,20 @@ struct Fixture {
     open: fn(usize, &Arena) -> Option<Queue>,
     /// Objects live in memory, not in files.
     in_memory: bool,
+    /// Objects live on a 3FS, whose daemon has these faults.
+    emulator: Option<&'static str>,
+    /// Buffers are shared with that daemon.
+    shared: bool,
 }
+
+const ON_FILES: Fixture = Fixture {
+    name: "",
+    direct: Direct::Off,
+    open: |_, _| None,
+    in_memory: false,
+    emulator: None,
+    shared: false,
+};
 
 fn on(engine: Engine, depth: usize, arena: Option<&Arena>) -> Option<Queue> {
     match Queue::open(&Options { depth, engine, arena: arena.cloned() }) {
@@ -31,48 +44,63 @@ fn on(engine: Engine, depth: usize, arena: Option<&Arena>) -> Option<Queue> {
     }
 }
 
-const FIXTURES: [Fixture; 7] = [
+const FIXTURES: [Fixture; 11] = [
     Fixture {
         name: "uring, registered, direct",
         direct: Direct::Try,
         open: |depth, arena| on(Engine::Uring, depth, Some(arena)),
-        in_memory: false,
+        ..ON_FILES
     },
     Fixture {
         name: "uring, registered, buffered",
         direct: Direct::Off,
         open: |depth, arena| on(Engine::Uring, depth, Some(arena)),
-        in_memory: false,
+        ..ON_FILES
     },
     Fixture {
         name: "uring, plain, direct",
         direct: Direct::Try,
         open: |depth, _| on(Engine::Uring, depth, None),
-        in_memory: false,
+        ..ON_FILES
     },
     Fixture {
         name: "threads, direct",
         direct: Direct::Try,
         open: |depth, _| on(Engine::Threads, depth, None),
-        in_memory: false,
+        ..ON_FILES
     },
     Fixture {
         name: "threads, buffered",
         direct: Direct::Off,
         open: |depth, _| on(Engine::Threads, depth, None),
-        in_memory: false,
+        ..ON_FILES
     },
     Fixture {
         name: "memory",
         direct: Direct::Off,
         open: |depth, _| Some(Queue::in_memory(depth, Faults::default())),
         in_memory: true,
+        ..ON_FILES
     },
     Fixture {
         name: "memory, short, interrupted, out of order",
         direct: Direct::Off,
         open: |depth, _| Some(Queue::in_memory(depth, Faults { seed: 1, ..Faults::default() })),
         in_memory: true,
+        ..ON_FILES
+    },
+    Fixture { name: "usrbio", emulator: Some(""), shared: true, ..ON_FILES },
+    Fixture { name: "usrbio, copied", emulator: Some(""), ..ON_FILES },
+    Fixture {
+        name: "usrbio, short, late, out of order",
+        emulator: Some("short=3,delay=1,reorder"),
+        shared: true,
+        ..ON_FILES
+    },
+    Fixture {
+        name: "usrbio, copied, nobody wakes",
+        emulator: Some("short=5,never-wake"),
+        ..ON_FILES
     },
 ];
 
@@ -84,14 +112,54 @@ impl Fixture {
         fs::write(path, bytes).unwrap();
         Arc::new(Object::open(path, access, self.direct).unwrap())
     }
+
+    fn arena(&self, path: &Path, bytes: usize, count: usize) -> Arena {
+        match self.shared {
+            true => Arena::near(path, bytes, count).unwrap(),
+            false => Arena::new(bytes, count).unwrap(),
+        }
+    }
+
+    fn queue(&self, path: &Path, depth: usize, arena: &Arena) -> Option<Queue> {
+        if self.emulator.is_none() {
+            return (self.open)(depth, arena);
+        }
+        let arena = self.shared.then(|| arena.clone());
+        let options = Options { depth, engine: Engine::Usrbio, arena };
+        Some(Queue::open_near(path, &options).unwrap())
+    }
 }
 
 fn for_every_backend(test: impl Fn(&Fixture, &Path)) {
     for fixture in &FIXTURES {
         // Beside the target, not in the system's temporary folder: a tmpfs has no direct I/O.
         let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let emulator = match fixture.emulator.map(|faults| emulate(dir.path(), faults)) {
+            // It has said why.
+            Some(None) => continue,
+            Some(Some(emulator)) => Some(emulator),
+            None => None,
+        };
         eprintln!("on {}", fixture.name);
         test(fixture, &dir.path().join("object"));
+        drop(emulator);
+    }
+}
+
+/// A 3FS in memory, mounted at `mount`; `None`, and a word about it, where none can be.
+pub(crate) fn emulate(mount: &Path, faults: &str) -> Option<usrbio_emulator::Emulator> {
+    if let Some(why) = usrbio_emulator::unavailable() {
+        eprintln!("skipped: usrbio: {why}");
+        return None;
+    }
+    let faults = usrbio_emulator::Faults::parse(faults).unwrap();
+    let options = usrbio_emulator::Options { faults, ..Default::default() };
+    match usrbio_emulator::Emulator::mount(mount, &options) {
+        Ok(emulator) => Some(emulator),
+        Err(e) => {
+            eprintln!("skipped: usrbio: cannot mount: {e}");
+            None
+        }
     }
 }
 
@@ -111,8 +179,8 @@ fn soon() -> Option<Instant> {
 fn many_reads_in_flight_bring_the_bytes_of_their_place() {
     for_every_backend(|fixture, path| {
         let bytes = pattern(64 * BLOCK);
-        let arena = Arena::new(BLOCK, 16).unwrap();
-        let Some(mut queue) = (fixture.open)(16, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 16);
+        let Some(mut queue) = fixture.queue(path, 16, &arena) else { return };
         let object = queue.add(fixture.object(path, &bytes, Access::Read));
         let (mut next, mut seen) = (0, 0);
         let mut completions: Vec<Completion> = Vec::new();
@@ -137,8 +205,8 @@ fn many_reads_in_flight_bring_the_bytes_of_their_place() {
 #[test]
 fn what_was_written_is_read_back() {
     for_every_backend(|fixture, path| {
-        let arena = Arena::new(BLOCK, 8).unwrap();
-        let Some(mut queue) = (fixture.open)(8, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 8);
+        let Some(mut queue) = fixture.queue(path, 8, &arena) else { return };
         let object = queue.add(fixture.object(path, &[0; 8 * BLOCK], Access::ReadWrite));
         for n in 0..8_u64 {
             let mut write = request(Op::Write, object, n * BLOCK as u64, BLOCK, &arena);
@@ -165,8 +233,8 @@ fn what_was_written_is_read_back() {
 fn a_read_past_the_end_is_short_and_says_so() {
     for_every_backend(|fixture, path| {
         let bytes = pattern(BLOCK + 100);
-        let arena = Arena::new(2 * BLOCK, 2).unwrap();
-        let Some(mut queue) = (fixture.open)(2, &arena) else { return };
+        let arena = fixture.arena(path, 2 * BLOCK, 2);
+        let Some(mut queue) = fixture.queue(path, 2, &arena) else { return };
         let object = queue.add(fixture.object(path, &bytes, Access::Read));
         queue.prepare(request(Op::Read, object, 0, 2 * BLOCK, &arena)).unwrap();
         queue.prepare(request(Op::Read, object, 4 * BLOCK as u64, BLOCK, &arena)).unwrap();
@@ -182,8 +250,8 @@ fn a_read_past_the_end_is_short_and_says_so() {
 #[test]
 fn a_full_queue_gives_the_request_back() {
     for_every_backend(|fixture, path| {
-        let arena = Arena::new(BLOCK, 3).unwrap();
-        let Some(mut queue) = (fixture.open)(2, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 3);
+        let Some(mut queue) = fixture.queue(path, 2, &arena) else { return };
         let object = queue.add(fixture.object(path, &pattern(4 * BLOCK), Access::Read));
         queue.prepare(request(Op::Read, object, 0, BLOCK, &arena)).unwrap();
         queue.prepare(request(Op::Read, object, BLOCK as u64, BLOCK, &arena)).unwrap();
@@ -200,8 +268,8 @@ fn a_file_that_shrank_ends_sooner() {
         if fixture.in_memory {
             return;
         }
-        let arena = Arena::new(4 * BLOCK, 1).unwrap();
-        let Some(mut queue) = (fixture.open)(1, &arena) else { return };
+        let arena = fixture.arena(path, 4 * BLOCK, 1);
+        let Some(mut queue) = fixture.queue(path, 1, &arena) else { return };
         let object = queue.add(fixture.object(path, &pattern(4 * BLOCK), Access::Read));
         fs::OpenOptions::new().write(true).open(path).unwrap().set_len(BLOCK as u64).unwrap();
         queue.prepare(request(Op::Read, object, 0, 4 * BLOCK, &arena)).unwrap();
@@ -217,8 +285,8 @@ fn an_object_that_may_not_be_written_is_named_in_the_error() {
         if fixture.in_memory {
             return;
         }
-        let arena = Arena::new(BLOCK, 1).unwrap();
-        let Some(mut queue) = (fixture.open)(1, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 1);
+        let Some(mut queue) = fixture.queue(path, 1, &arena) else { return };
         let object = queue.add(fixture.object(path, &pattern(BLOCK), Access::Read));
         queue.prepare(request(Op::Write, object, 0, BLOCK, &arena)).unwrap();
         let mut completions = Vec::new();
@@ -232,9 +300,9 @@ fn an_object_that_may_not_be_written_is_named_in_the_error() {
 #[test]
 fn buffers_of_another_arena_work_too() {
     for_every_backend(|fixture, path| {
-        let (registered, other) = (Arena::new(BLOCK, 1).unwrap(), Arena::new(BLOCK, 1).unwrap());
+        let (registered, other) = (fixture.arena(path, BLOCK, 1), fixture.arena(path, BLOCK, 1));
         let bytes = pattern(2 * BLOCK);
-        let Some(mut queue) = (fixture.open)(2, &registered) else { return };
+        let Some(mut queue) = fixture.queue(path, 2, &registered) else { return };
         let object = queue.add(fixture.object(path, &bytes, Access::Read));
         queue.prepare(request(Op::Read, object, 0, BLOCK, &registered)).unwrap();
         queue.prepare(request(Op::Read, object, BLOCK as u64, BLOCK, &other)).unwrap();
@@ -249,8 +317,8 @@ fn buffers_of_another_arena_work_too() {
 #[test]
 fn more_objects_than_the_kernel_registers_are_served() {
     for_every_backend(|fixture, path| {
-        let arena = Arena::new(BLOCK, 1).unwrap();
-        let Some(mut queue) = (fixture.open)(1, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 1);
+        let Some(mut queue) = fixture.queue(path, 1, &arena) else { return };
         let object = fixture.object(path, &pattern(BLOCK), Access::Read);
         let ids: Vec<ObjectId> = (0..300).map(|_| queue.add(Arc::clone(&object))).collect();
         for &id in [&ids[0], &ids[299]] {
@@ -264,9 +332,9 @@ fn more_objects_than_the_kernel_registers_are_served() {
 
 #[test]
 fn waiting_for_nothing_returns_at_once() {
-    for_every_backend(|fixture, _| {
-        let arena = Arena::new(BLOCK, 1).unwrap();
-        let Some(mut queue) = (fixture.open)(4, &arena) else { return };
+    for_every_backend(|fixture, path| {
+        let arena = fixture.arena(path, BLOCK, 1);
+        let Some(mut queue) = fixture.queue(path, 4, &arena) else { return };
         let mut completions = Vec::new();
         queue.wait(4, None, &mut completions).unwrap();
         queue.wait(0, None, &mut completions).unwrap();
@@ -277,8 +345,8 @@ fn waiting_for_nothing_returns_at_once() {
 #[test]
 fn a_queue_dropped_in_flight_gives_its_buffers_back() {
     for_every_backend(|fixture, path| {
-        let arena = Arena::new(64 * BLOCK, 8).unwrap();
-        let Some(mut queue) = (fixture.open)(8, &arena) else { return };
+        let arena = fixture.arena(path, 64 * BLOCK, 8);
+        let Some(mut queue) = fixture.queue(path, 8, &arena) else { return };
         let object = queue.add(fixture.object(path, &pattern(512 * BLOCK), Access::Read));
         for n in 0..8 {
             let offset = n * 64 * BLOCK as u64;
@@ -342,8 +410,8 @@ fn an_error_of_the_device_names_object_offset_and_attempts() {
 #[test]
 fn a_direct_request_out_of_step_is_explained() {
     for_every_backend(|fixture, path| {
-        let arena = Arena::new(BLOCK, 1).unwrap();
-        let Some(mut queue) = (fixture.open)(1, &arena) else { return };
+        let arena = fixture.arena(path, BLOCK, 1);
+        let Some(mut queue) = fixture.queue(path, 1, &arena) else { return };
         let object = fixture.object(path, &pattern(2 * BLOCK), Access::Read);
         // Where the kernel reports no alignment it may also take any.
         if !object.direct().is_some_and(|needs| needs.reported) {

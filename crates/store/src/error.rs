@@ -36,6 +36,12 @@ pub enum Error {
     /// The back end asked for by name does not work here.
     #[error("the engine `{engine}` does not work here")]
     Engine { engine: &'static str, source: io::Error },
+    /// A 3FS or its daemon refused. `action` is a verb: "connect to".
+    #[error("cannot {action} the 3FS at {mount}")]
+    ThreeFs { action: &'static str, mount: PathBuf, source: io::Error },
+    /// A file of records is not what it should be.
+    #[error("{path}: {what}")]
+    Record { path: PathBuf, what: String },
     /// The kernel gave no memory for buffers.
     #[error("cannot get {bytes} bytes of memory for buffers")]
     Memory { bytes: usize, source: io::Error },
@@ -49,8 +55,8 @@ pub enum Error {
     #[error("stopped; the same command goes on where this one ended")]
     Stopped,
     /// Another process holds the directory.
-    #[error("{path} is in use by another run")]
-    Locked { path: PathBuf },
+    #[error("{path} is in use by {}", if holder.is_empty() { "another process" } else { holder })]
+    Locked { path: PathBuf, holder: String },
 }
 
 /// `EMFILE`; [`std::io::ErrorKind`] has no name for it.
@@ -79,10 +85,7 @@ impl Error {
             Self::Io { source, .. } if source.raw_os_error() == Some(TOO_MANY_FILES) => {
                 Some("raise the limit on open files: `ulimit -n 1000000`".into())
             }
-            Self::Transfer { source, object, .. } => {
-                let path = PathBuf::from(object);
-                hint_of(source, &path)
-            }
+            Self::Transfer { source, object, .. } => hint_of(source, Path::new(object)),
             Self::Io { source, path, .. } => hint_of(source, path),
             Self::PastEnd { .. } => Some(
                 "the file was cut short or changed; copy it again, then `forebay verify`".into(),
@@ -97,19 +100,29 @@ impl Error {
             Self::Queue { .. } | Self::Engine { .. } => Some(
                 "`forebay fs doctor` says what works here; `--engine threads` always does".into(),
             ),
+            Self::ThreeFs { mount, .. } => {
+                Some(format!("`forebay fs doctor {}` says what is missing there", mount.display()))
+            }
+            Self::Record { .. } => Some("is it an FFRecord file, copied whole?".into()),
             Self::Memory { .. } => Some("use smaller buffers or fewer of them in flight".into()),
             Self::Inside { .. } => Some("copy to a place outside of the source".into()),
             Self::Differs { .. } => {
                 Some("copy it again; if it differs again, distrust disk or memory".into())
             }
             Self::Stopped => None,
-            Self::Locked { .. } => Some("wait for it, or stop it; both may not write here".into()),
+            Self::Locked { path, .. } => Some(format!(
+                "wait for it, or stop it; if its machine is gone and the file system keeps its lock, delete {}",
+                path.display()
+            )),
         }
     }
 }
 
 /// What an error of the operating system usually asks for.
 fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
+    if path.to_str().is_some_and(|uri| crate::remote::scheme(uri).is_some()) {
+        return Some(remote_hint(source).into());
+    }
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             Some("free some space, then run the same command again: it resumes".into())
@@ -122,5 +135,23 @@ fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
             Some("a part of this path is a file; give another directory".into())
         }
         _ => None,
+    }
+}
+
+/// The same of an object store.
+fn remote_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        ErrorKind::PermissionDenied => {
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do; a bucket that is \
+             open to all wants AWS_SKIP_SIGNATURE=true"
+        }
+        ErrorKind::NotFound => {
+            "`forebay fs ls` shows what is there; AWS_ENDPOINT_URL names the server"
+        }
+        ErrorKind::InvalidData => "somebody writes it: try again when that is done",
+        ErrorKind::Unsupported | ErrorKind::InvalidInput => {
+            "fetch it by its own tools first; `forebay fs cp --help` says what may stand here"
+        }
+        _ => "check AWS_ENDPOINT_URL and the network, then the same command again: it goes on",
     }
 }

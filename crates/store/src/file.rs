@@ -1,7 +1,9 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::{Error, Result};
+use crate::object::Object;
+use crate::{Error, Result, usrbio};
 
 /// One immutable object, read by position.
 ///
@@ -12,6 +14,8 @@ pub struct File {
     path: PathBuf,
     file: std::fs::File,
     size: u64,
+    /// On a 3FS: read through its rings, which FUSE is several times slower than.
+    rings: Option<Arc<Object>>,
 }
 
 impl File {
@@ -26,7 +30,11 @@ impl File {
             let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
             return Err(Error::io("open", path, source));
         }
-        Ok(Self { path: path.to_path_buf(), file, size: metadata.len() })
+        let rings = match usrbio::is_3fs(&file).then(|| file.try_clone()) {
+            Some(Ok(copy)) => Some(Arc::new(Object::over(path, copy)?)),
+            _ => None,
+        };
+        Ok(Self { path: path.to_path_buf(), file, size: metadata.len(), rings })
     }
 
     /// Where it lies.
@@ -44,6 +52,9 @@ impl File {
     /// # Errors
     /// [`Error::PastEnd`] if the range passes the end, [`Error::Io`] with the offset otherwise.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if self.read_through_rings(offset, buf)? {
+            return Ok(());
+        }
         self.file.read_exact_at(buf, offset).map_err(|source| {
             if source.kind() == std::io::ErrorKind::UnexpectedEof {
                 let size = self.file.metadata().map_or(self.size, |m| m.len());
@@ -54,10 +65,25 @@ impl File {
         })
     }
 
+    /// False if there are none.
+    fn read_through_rings(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        let Some(object) = &self.rings else { return Ok(false) };
+        match usrbio::blocking::read(object, &self.path, offset, buf)? {
+            None => return Ok(false),
+            Some(there) if there == buf.len() => return Ok(true),
+            Some(_) => {}
+        }
+        let size = self.file.metadata().map_or(self.size, |m| m.len());
+        Err(Error::PastEnd { path: self.path.clone(), size, offset, wanted: buf.len() as u64 })
+    }
+
     /// Tells the kernel to start reading a range and does not wait: many of these, then
     /// [`File::read_at`], keep many requests in flight from one thread.
     pub fn will_need(&self, offset: u64, length: u64) {
-        let Some(length) = std::num::NonZero::new(length) else { return };
+        // Rings pass by the cache that this fills.
+        let Some(length) = std::num::NonZero::new(length).filter(|_| self.rings.is_none()) else {
+            return;
+        };
         // Advice: a file system that takes none only makes the read slower.
         let _ = rustix::fs::fadvise(&self.file, offset, Some(length), rustix::fs::Advice::WillNeed);
     }
@@ -90,6 +116,11 @@ impl File {
         if offset.saturating_add(length as u64) > self.size {
             let (path, size) = (self.path.clone(), self.size);
             return Err(Error::PastEnd { path, size, offset, wanted: length as u64 });
+        }
+        if self.rings.is_some() {
+            let mut bytes = vec![0; length];
+            self.read_at(offset, &mut bytes)?;
+            return Ok(bytes);
         }
         // Not filled with zeros first.
         let mut bytes = Vec::with_capacity(length);

@@ -46,6 +46,12 @@ impl Tally {
         failures.push(Failure { path, error });
     }
 
+    #[cfg(feature = "s3")]
+    pub(crate) fn has_failures(&self) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        !failures.is_empty()
+    }
+
     /// All failures so far, by path; they are taken out.
     pub fn take_failures(&self) -> Vec<Failure> {
         let mut failures = self.failures.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

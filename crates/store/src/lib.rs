@@ -8,18 +8,20 @@
 //! Map::open  ─▶ &[u8]                                  files that never change once published
 //! NewFile::create ─▶ write … ─▶ publish()              temporary name → fsync → rename → fsync(dir)
 //! Lock::take ─▶ one run per directory
+//! ffrecord: samples by number, many at once; usrbio: the rings of a 3FS
 //! fs::copy, fs::walk, fs::remove, fs::layout, fs::doctor: whole trees and machines
 //! ```
 //!
 //! Start at [`Queue`] for many transfers, at [`File`] for one, and at [`NewFile`] to write. Buffers
-//! come from an [`Arena`]. Nothing here knows documents, Parquet or tokens. `unsafe` is in `memory`
-//! and `queue/uring` alone.
+//! come from an [`Arena`]. Nothing here knows documents, Parquet or tokens. `unsafe` is in `memory`,
+//! `queue/uring` and `usrbio` alone.
 
 #![deny(unsafe_code)]
 
 #[cfg(test)]
 mod conformance;
 mod error;
+pub mod ffrecord;
 mod file;
 pub mod fs;
 mod lock;
@@ -30,6 +32,7 @@ mod plan;
 mod publish;
 mod queue;
 pub mod remote;
+pub mod usrbio;
 
 pub use error::{Error, Result};
 pub use file::File;

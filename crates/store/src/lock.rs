@@ -1,4 +1,5 @@
 use std::fs::OpenOptions;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,7 +19,8 @@ impl Lock {
         Self::hold(path, FlockOperation::NonBlockingLockShared)
     }
 
-    /// Takes the lock file at `path`, which is created if missing and stays behind, empty.
+    /// Takes the lock file at `path`, which is created if missing and stays behind. It says who had
+    /// it last, for the error of those that come meanwhile.
     ///
     /// # Errors
     /// [`Error::Locked`] if another process holds it.
@@ -30,13 +32,43 @@ impl Lock {
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(path)
             .map_err(|e| Error::io("create", path, e))?;
         flock(&file, how).map_err(|errno| match errno {
-            rustix::io::Errno::WOULDBLOCK => Error::Locked { path: path.to_path_buf() },
+            rustix::io::Errno::WOULDBLOCK => {
+                let mut holder = String::new();
+                // Advice: without it, the error is the same.
+                let _ = (&file).take(256).read_to_string(&mut holder);
+                Error::Locked { path: path.to_path_buf(), holder: holder.trim_end().to_owned() }
+            }
             other => Error::io("lock", path, other.into()),
         })?;
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let holder = format!("process {} on {}\n", std::process::id(), host.trim_end());
+        let _ = file.set_len(0).and_then(|()| (&file).write_all(holder.as_bytes()));
         Ok(Self(file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_holds_a_lock_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::take(&path).unwrap();
+        let error = Lock::take(&path).unwrap_err();
+        let mine = format!("process {} on ", std::process::id());
+        assert!(error.to_string().contains(&mine), "{error}");
+        assert!(error.hint().unwrap().contains(path.to_str().unwrap()));
+        drop(held);
+        let shared = [Lock::share(&path).unwrap(), Lock::share(&path).unwrap()];
+        assert!(matches!(Lock::take(&path), Err(Error::Locked { .. })));
+        drop(shared);
+        Lock::take(&path).unwrap();
     }
 }

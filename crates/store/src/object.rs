@@ -196,7 +196,14 @@ impl Object {
     /// [`Error::Io`], which may be about an earlier write.
     pub fn sync(&self) -> Result<()> {
         match self.file() {
-            Some(file) => file.sync_all().map_err(|e| Error::io("sync", &self.path, e)),
+            Some(file) => {
+                let synced = file.sync_all().and_then(|()| match crate::usrbio::is_3fs(file) {
+                    // What was written through rings shows in its length only then.
+                    true => crate::usrbio::control::exact_length(file).map(|_| ()),
+                    false => Ok(()),
+                });
+                synced.map_err(|e| Error::io("sync", &self.path, e))
+            }
             None => Ok(()),
         }
     }

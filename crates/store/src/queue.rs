@@ -146,6 +146,17 @@ impl Queue {
         Ok(Self::over(backend, ladder, depth))
     }
 
+    /// As [`Queue::open`], for objects that lie beside `path`: on a 3FS, [`Engine::Auto`] means
+    /// USRBIO. Such a queue serves objects of that 3FS only.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if the one asked for by name does not work there.
+    pub fn open_near(path: &std::path::Path, options: &Options) -> Result<Self> {
+        let depth = options.depth.max(1);
+        let (backend, ladder) = ladder::climb_near(path, depth, options)?;
+        Ok(Self::over(backend, ladder, depth))
+    }
+
     /// A queue over bytes in memory, with completions out of order and faults as asked.
     pub fn in_memory(depth: usize, faults: Faults) -> Self {
         let backend = Box::new(ram::Ram::new(faults));

@@ -6,42 +6,71 @@
 //!                  └──────── wait (retry), until the deadline ── bytes, counted and complete
 //! ```
 //!
-//! The policies are pure and stand alone; the client connects them with `object_store` and is
-//! built only with the feature `s3`.
+//! The policies are pure and stand alone. Bytes travel over connections of our own (`http`,
+//! `data`), everything else through `object_store` (`client`); both only with the feature `s3`.
 
 mod adapt;
 #[cfg(feature = "s3")]
+mod attempt;
+#[cfg(feature = "s3")]
+pub mod cache;
+#[cfg(feature = "s3")]
 mod client;
+#[cfg(feature = "s3")]
+mod data;
+mod find;
+#[cfg(feature = "s3")]
+mod gate;
 mod hedge;
+#[cfg(feature = "s3")]
+mod http;
 #[cfg(all(test, feature = "s3"))]
 mod proxy;
 mod retry;
+#[cfg(feature = "s3")]
+mod stream;
 #[cfg(all(test, feature = "s3"))]
 mod tests;
 #[cfg(feature = "s3")]
 mod transfer;
+#[cfg(feature = "s3")]
+pub mod tree;
 
 pub use adapt::Concurrency;
 #[cfg(feature = "s3")]
 pub use client::{Entry, Remote, Settings, Stats};
+pub use find::{Found, Localized, find, local, read};
 pub use hedge::Hedge;
 pub use retry::Retry;
+#[cfg(feature = "s3")]
+pub use stream::Stream;
 
-/// Bucket and key of `s3://bucket/key`; `None` for everything else.
+/// The scheme of a URI that names no file of this machine: `s3`, `https`, …; also one that this
+/// build cannot read.
+pub fn scheme(uri: &str) -> Option<&str> {
+    const SCHEMES: [&str; 7] = ["s3", "http", "https", "gs", "az", "abfs", "abfss"];
+    let (scheme, _) = uri.split_once("://")?;
+    SCHEMES.contains(&scheme).then_some(scheme)
+}
+
+/// Bucket and key of `s3://bucket/key`, server and path of `https://server/path`; `None` for
+/// everything else.
 pub fn parse(uri: &str) -> Option<(&str, &str)> {
-    let rest = uri.strip_prefix("s3://")?;
+    let rest = &uri[scheme(uri)?.len() + 3..];
     let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
     (!bucket.is_empty()).then_some((bucket, key))
 }
 
 #[cfg(test)]
 mod uri_tests {
-    use super::parse;
+    use super::{parse, scheme};
 
     #[test]
     fn buckets_and_keys_are_told_apart() {
         assert_eq!(parse("s3://b/a/c.txt"), Some(("b", "a/c.txt")));
         assert_eq!(parse("s3://b"), Some(("b", "")));
-        assert_eq!((parse("s3:///x"), parse("/data/s3"), parse("gs://b/x")), (None, None, None));
+        assert_eq!(parse("https://h:1/a?b=/"), Some(("h:1", "a?b=/")));
+        assert_eq!((parse("s3:///x"), parse("/data/s3"), parse("file://b/x")), (None, None, None));
+        assert_eq!((scheme("gs://b/x"), scheme("a/b"), scheme("C://x")), (Some("gs"), None, None));
     }
 }

@@ -20,6 +20,7 @@ fn execution(threads: usize) -> Execution {
         fresh: false,
         verify_tokens: 0.0,
         stats: false,
+        keep_going: false,
     }
 }
 

@@ -19,8 +19,6 @@ from . import _core, errors
 from ._core import Documents
 from ._core import DeviceLoader as _DeviceCore
 from ._core import Loader as _Core
-from ._core import Shared as _Shared
-from ._core import Tensor as _Tensor
 from ._core import __version__
 from .errors import Error
 from .tensors import load_safetensors, save_checkpoint
@@ -28,24 +26,34 @@ from .tensors import load_safetensors, save_checkpoint
 __all__ = ["Documents", "Error", "Loader", "__version__", "errors", "load_safetensors", "open", "prep", "run", "save_checkpoint"]
 
 
-def _torch() -> Any:
-    from torch.utils.dlpack import from_dlpack
+# Each says what makes a column, and whether of a capsule of DLPack or of a `Tensor`.
+def _torch() -> tuple[Any, bool]:
+    from torch.utils import dlpack
 
-    # The capsule itself: asked for by torch, with device and version, it takes twice as long.
-    return lambda tensor: from_dlpack(tensor.__dlpack__())
+    # The function that makes the tensor; the one around it asks the capsule for its device first.
+    return getattr(__import__("torch")._C, "_from_dlpack", dlpack.from_dlpack), True
 
 
-def _numpy() -> Any:
+def _numpy() -> tuple[Any, bool]:
     import numpy
 
-    return numpy.asarray
+    return numpy.asarray, False
 
 
-def _torch_or_numpy() -> Any:
+def _torch_or_numpy() -> tuple[Any, bool]:
     try:
         return _torch()
     except ImportError:
         return _numpy()
+
+
+def _torch_shared(shared: Any) -> Any:
+    """A column on the device. PyTorch is handed the array itself: it names its stream."""
+    try:
+        from torch.utils.dlpack import from_dlpack
+    except ImportError as error:
+        raise errors.ConfigError(f"output: expected torch for tensors on a device, found none: {error}", "`output='dlpack'` needs no torch") from error
+    return from_dlpack(shared)
 
 
 def _ordinal(device: Any) -> int | None:
@@ -59,7 +67,7 @@ def _ordinal(device: Any) -> int | None:
     raise errors.ConfigError(f"device: expected 'cpu' or 'cuda:N', found {name!r}")
 
 
-_OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": lambda: lambda tensor: tensor}
+_OUTPUTS = {"auto": _torch_or_numpy, "torch": _torch, "numpy": _numpy, "dlpack": None}
 
 
 class Loader:
@@ -70,7 +78,7 @@ class Loader:
     loader without a copy, and it is theirs until the last of them is gone.
 
     Args:
-        path: Directory of a dataset, or a Megatron prefix; or a dict of such paths to weights,
+        path: Directory of a dataset, of MDS shards or of ffrecord files, or a Megatron prefix; or a dict of such paths to weights,
             which sum to 1 and hold exactly over every 4,096 samples.
         seq_len: Tokens of a sample.
         batch_size: Samples of a batch of one rank; the global batch is `batch_size * world_size`.
@@ -84,12 +92,14 @@ class Loader:
             datasets). Labels are shifted: each is the next token, or -100.
         dtype: `"int64"`, `"int32"` or `"uint32"`.
         drop_last: Leave out the last, incomplete batch; else rows of padding complete it.
+        token_type: What a token is stored as in ffrecord files, such as `"uint16"`; other datasets say
+            it themselves.
         pad_id: Id of padding; the end-of-document token of the dataset by default.
         prefetch: Batches made ahead by `threads` threads, without the GIL. With 0, each is made
             when it is asked for.
         output: `"torch"`, `"numpy"`, `"dlpack"`; `"auto"` is torch if it can be imported.
-        io: `"auto"`: what lies in the page cache through a map; `"read"`: all by reads, so that
-            nothing of the dataset counts as memory of the process.
+        io: `"auto"`: through a map what lies in the page cache, up to 128 MiB, since pages of a map
+            count as memory of the process; `"map"`: all of it, which is faster; `"read"`: none.
         verify: Hash each block of a shard when it is first needed, and compare.
         on_corrupt: With `verify`: `"fail"`, or `"skip"`: other samples come instead, the same on
             every rank, and the state says so.
@@ -116,6 +126,7 @@ class Loader:
         columns: Sequence[str] = (),
         dtype: str = "int64",
         drop_last: bool = True,
+        token_type: str | None = None,
         pad_id: int | None = None,
         prefetch: int = 2,
         threads: int = 1,
@@ -153,6 +164,7 @@ class Loader:
             columns=list(columns),
             dtype=dtype,
             drop_last=drop_last,
+            token_type=token_type,
             pad_id=pad_id,
             prefetch=prefetch,
             threads=threads,
@@ -166,51 +178,34 @@ class Loader:
                 raise errors.ConfigError("output: expected 'torch' or 'dlpack' with a device, found 'numpy'")
             fall_back = on_device_error == "host"
             self._core = _DeviceCore(self._core, ordinal=ordinal, ahead=prefetch, memory=device_memory, path="auto", fall_back=fall_back)
-        self._output = output
-        self._convert_shared = None
-        self._convert = None
-        # The epoch that a `for` loop is in: it ends where the next one begins.
-        self._epoch: int | None = None
+            if output != "dlpack":
+                self._core.set_share(_torch_shared)
+        # Imported with the first batch; None once that is done.
+        self._output = _OUTPUTS[output]
         if epoch:
             if mixture:
                 raise errors.ConfigError(f"epoch: expected 0 for a mixture, which has none, found {epoch}")
             self.seek(epoch * (self.steps or 0))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self._epoch = self._core.place()[1]
-        return self
+        self._import()
+        self._core.begin()
+        return self._core
 
     def __next__(self) -> dict[str, Any]:
-        if self._epoch is not None and self._core.place()[1] != self._epoch:
-            self._epoch = None
-            raise StopIteration
-        return self.next()
+        self._import()
+        return next(self._core)
 
     def next(self) -> dict[str, Any]:
         """The next batch; after the last one of an epoch comes the first of the next."""
-        if self._convert is None:
-            self._convert = _OUTPUTS[self._output]()
-        batch, convert = self._core.next(), self._convert
-        # Values are replaced, keys stay: the dict may be walked meanwhile.
-        for name, value in batch.items():
-            if type(value) is _Tensor:
-                batch[name] = convert(value)
-            elif type(value) is _Shared:
-                batch[name] = self._share(value)
-        return batch
+        if self._output is not None:
+            self._import()
+        return self._core.next()
 
-    def _share(self, value: _Shared) -> Any:
-        """A column on the device. PyTorch is handed the array itself: it names its stream."""
-        if self._convert_shared is None:
-            if self._output == "dlpack":
-                self._convert_shared = lambda shared: shared
-            else:
-                try:
-                    from torch.utils.dlpack import from_dlpack
-                except ImportError as error:
-                    raise errors.ConfigError(f"output: expected torch for tensors on a device, found none: {error}", "`output='dlpack'` needs no torch") from error
-                self._convert_shared = from_dlpack
-        return self._convert_shared(value)
+    def _import(self) -> None:
+        if self._output is not None:
+            self._core.set_output(*self._output())
+            self._output = None
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -254,12 +249,10 @@ class Loader:
             StateError: if it is of another dataset, seed, `seq_len`, `samples` or `window`.
         """
         self._core.load_state(_json.dumps(dict(state)))
-        self._epoch = None if self._epoch is None else self._core.place()[1]
 
     def seek(self, step: int) -> None:
         """Goes to global batch `step`, counted through all epochs. Costs nothing."""
         self._core.seek(step)
-        self._epoch = None if self._epoch is None else self._core.place()[1]
 
     def skip(self, start: int, end: int) -> None:
         """Leaves out global batches `start` to `end - 1` whenever they would come."""
@@ -285,6 +278,13 @@ class Loader:
     def prometheus(self) -> str:
         """The sums of `stats()` in the text format of Prometheus."""
         return self._core.prometheus()
+
+    def serve_metrics(self, port: int = 0, host: str = "127.0.0.1") -> int:
+        """Serves `prometheus()` at `http://host:port/metrics` while the loader lives; returns the port.
+
+        Port 0 is any that is free. A child of `fork` serves nothing until it is told to.
+        """
+        return self._core.serve_metrics(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
     @property
     def io_path(self) -> str:

@@ -65,23 +65,23 @@ def run(
                 del resources["memory"]
         remote = ray.remote(**resources)(_perform)
         found = None
-        for stage, shares in (("read", of), ("find", 1), ("write", of), ("finish", 1)):
-            found = _stage(ray, remote, recipe, stage, shares, progress)
+        for stage, count in _core.stages(recipe, of):
+            found = _stage(ray, remote, recipe, stage, count, of if stage == "group" else count, progress)
         return json.loads(found[0])
     finally:
         if ours:
             ray.shutdown()
 
 
-def _stage(ray: Any, remote: Any, recipe: str, stage: str, of: int, progress: Any) -> dict[int, str | None]:
+def _stage(ray: Any, remote: Any, recipe: str, stage: str, count: int, of: int, progress: Any) -> dict[int, str | None]:
     """All tasks of a stage, and second copies of those that take long."""
-    begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in range(of)}
-    # Two machines may not search for duplicates at once, nor finish.
-    may_copy = stage in ("read", "write")
+    begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in range(count)}
+    # Two machines may not settle who stays at once, nor finish.
+    may_copy = count > 1
     copied: set[int] = set()
     done: dict[int, str | None] = {}
     took: list[float] = []
-    while len(done) < of:
+    while len(done) < count:
         ready, _ = ray.wait(list(begun), num_returns=1, timeout=1.0)
         for task in ready:
             number, start = begun.pop(task)
@@ -100,8 +100,8 @@ def _stage(ray: Any, remote: Any, recipe: str, stage: str, of: int, progress: An
                 done[number] = answer
                 took.append(time.monotonic() - start)
                 if progress:
-                    progress(stage, len(done), of)
-        if may_copy and len(took) > max(2, of // 2):
+                    progress(stage, len(done), count)
+        if may_copy and len(took) > max(2, count // 2):
             limit = max(SOON, SLOW * statistics.quantiles(took, n=20)[-1])
             late = {number for number, start in begun.values() if time.monotonic() - start > limit}
             for number in late - copied - done.keys():
@@ -127,3 +127,34 @@ def _bytes(size: str | int) -> int:
         if size.endswith(unit):
             return int(size.removesuffix(unit)) << shift
     return int(size)
+
+
+def main() -> int:
+    """`python -m forebay.ray RECIPE`: what `forebay run --executor ray` calls; the result as JSON on stdout."""
+    import argparse
+    import sys
+
+    import forebay
+
+    parser = argparse.ArgumentParser(prog="python -m forebay.ray", description="Runs a recipe on a Ray cluster.")
+    parser.add_argument("recipe")
+    parser.add_argument("--address", help="of the cluster; one of this machine by default")
+    parser.add_argument("--tasks", type=int, help="shares of a stage; four for each CPU by default")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args()
+    wrong = [setting for setting in given.set if "=" not in setting]
+    if wrong:
+        parser.error(f"--set: expected KEY=VALUE, found {wrong[0]!r}")
+    try:
+        settings = dict(setting.split("=", 1) for setting in given.set)
+        found = forebay.run(given.recipe, executor="ray", address=given.address, tasks=given.tasks, set=settings)
+    except errors.Error as error:
+        hint = f"\nhint: {error.hint}" if getattr(error, "hint", None) else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
+        return 1
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -132,7 +132,7 @@ impl Column {
         let token_type = match (kind, numbers) {
             ("bytes", None) => Some(TokenType::I64),
             ("ndarray", None) => None,
-            ("ndarray", Some(name)) => Some(by_name(name)?),
+            ("ndarray", Some(name)) => Some(TokenType::named(name)?),
             _ => return None,
         };
         let array = kind == "ndarray";
@@ -213,20 +213,6 @@ impl Column {
         }
         Ok(runs)
     }
-}
-
-fn by_name(name: &str) -> Option<TokenType> {
-    Some(match name {
-        "uint8" => TokenType::U8,
-        "int8" => TokenType::I8,
-        "uint16" => TokenType::U16,
-        "int16" => TokenType::I16,
-        "uint32" => TokenType::U32,
-        "int32" => TokenType::I32,
-        // No id is that large: the same bytes mean the same.
-        "int64" | "uint64" => TokenType::I64,
-        _ => return None,
-    })
 }
 
 fn by_code(code: u8) -> Option<TokenType> {

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use std::path::Path;
 
+use forebay_store::remote;
+
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 256 << 10;
@@ -35,6 +37,8 @@ pub(super) fn open(path: &Path, taken: &Arc<AtomicU64>) -> Result<Stream> {
     let wrap = |e| Error::from(forebay_store::Error::io("open", path, e));
     let raw: Box<dyn Read + Send> = if path.as_os_str() == "-" {
         Box::new(io::stdin())
+    } else if let Some(uri) = path.to_str().filter(|uri| remote::scheme(uri).is_some()) {
+        remote::read(uri)?
     } else {
         let mut file = File::open(path).map_err(wrap)?;
         // What is no regular file, a pipe for instance, cannot be read from its start again.

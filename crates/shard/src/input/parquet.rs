@@ -19,6 +19,7 @@ use crate::{Error, Result};
 pub(super) struct Rows {
     reader: ParquetRecordBatchReader,
     total: u64,
+    _held: forebay_store::remote::Localized,
 }
 
 impl Rows {
@@ -32,7 +33,9 @@ impl Rows {
         guarded(file, || {
             let wrap = |e| Error::from(forebay_store::Error::io("open", &file.path, e));
             let broken = |e| Error::file(&file.path, format!("expected Parquet, found: {e}"));
-            let handle = File::open(&file.path).map_err(wrap)?;
+            // Parquet is read back and forth: of an object, a copy is.
+            let held = forebay_store::remote::local(&file.path)?;
+            let handle = File::open(held.path()).map_err(wrap)?;
             let builder = ParquetRecordBatchReaderBuilder::try_new(handle).map_err(broken)?;
             let schema = builder.schema().clone();
             let Ok(text) = schema.index_of(&options.text_field) else {
@@ -95,7 +98,7 @@ impl Rows {
                 .with_batch_size(usize::try_from(batch).unwrap_or(1024))
                 .with_offset(usize::try_from(row).unwrap_or(usize::MAX))
                 .build()
-                .map(|reader| Self { reader, total: rows })
+                .map(|reader| Self { reader, total: rows, _held: held })
                 .map_err(broken)
         })
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -107,7 +107,12 @@ pub fn copy(
         entries.iter().filter(|e| e.kind != Kind::Directory && run.is_wanted(e)).collect();
     let (small, large): (Vec<&Entry>, Vec<&Entry>) =
         wanted.into_iter().partition(|e| e.kind != Kind::File || e.size <= SMALL);
-    in_parallel(&small, options.threads, |entry| run.each(entry, Run::small));
+    // A run of neighbours for each thread: creating takes a lock of the directory.
+    let each = (small.len() / (4 * options.threads.max(1))).clamp(1, 64);
+    let runs: Vec<&[&Entry]> = small.chunks(each).collect();
+    in_parallel(&runs, options.threads, |entries| {
+        entries.iter().for_each(|entry| run.each(entry, Run::small));
+    });
     in_parallel(&large, LARGE_AT_ONCE, |entry| run.each(entry, Run::large));
     if options.delete && is_tree && !run.stopped() {
         run.delete_others(&entries);
@@ -248,9 +253,7 @@ impl Run<'_> {
                 return Err(Error::io("copy", &source, e));
             }
         }
-        let mut bytes = Vec::with_capacity(entry.size as usize + 1);
-        let read = File::open(&source).and_then(|mut file| file.read_to_end(&mut bytes));
-        read.map_err(|e| Error::io("read", &source, e))?;
+        let bytes = read_whole(&source, entry.size).map_err(|e| Error::io("read", &source, e))?;
         // A new file is seen under its name while it is written; one that replaces is not.
         let replaces = self.there.contains_key(&entry.path);
         let place = if replaces { large::temporary(&target) } else { target.clone() };
@@ -338,6 +341,24 @@ impl Run<'_> {
                 Err(error) => self.tally.fail(target, error),
             }
         });
+    }
+}
+
+/// A file of likely `size` bytes. Room for one more shows the end without asking again: a file of
+/// this machine is opened, read once, and closed.
+fn read_whole(path: &Path, size: u64) -> std::io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(64 << 10);
+        }
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() as u64 == size => return Ok(bytes),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Check {
     pub advice: String,
 }
 
-fn check(name: &str, is_fine: bool, found: impl Into<String>, advice: &str) -> Check {
+pub(crate) fn check(name: &str, is_fine: bool, found: impl Into<String>, advice: &str) -> Check {
     let advice = if is_fine { String::new() } else { advice.into() };
     Check { name: name.into(), is_fine, found: found.into(), advice }
 }
@@ -33,6 +33,7 @@ pub fn examine(paths: &[&Path]) -> Vec<Check> {
     checks.extend(limits());
     checks.push(huge_pages());
     checks.extend(paths.iter().map(|path| storage(path)));
+    checks.extend(paths.iter().flat_map(|path| crate::usrbio::examine(path)));
     checks.extend(devices());
     checks
 }

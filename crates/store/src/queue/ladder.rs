@@ -2,10 +2,12 @@
 
 use std::io;
 
-use super::Backend;
 use super::threads::Threads;
 use super::uring::Uring;
-use crate::memory::Arena;
+use super::{Backend, Op, Options};
+use crate::memory::{Arena, Pages};
+use crate::usrbio::Mount;
+use crate::usrbio::backend::Usrbio;
 use crate::{Error, Result};
 
 /// A back end.
@@ -18,6 +20,8 @@ pub enum Engine {
     Uring,
     /// A pool of threads.
     Threads,
+    /// The rings of a 3FS; only through [`Queue::open_near`](crate::Queue::open_near).
+    Usrbio,
     /// Bytes in memory, for tests.
     Memory,
 }
@@ -29,6 +33,7 @@ impl Engine {
             Self::Auto => "auto",
             Self::Uring => "uring",
             Self::Threads => "threads",
+            Self::Usrbio => "usrbio",
             Self::Memory => "memory",
         }
     }
@@ -97,6 +102,50 @@ fn explain(what: &str, error: &io::Error) -> String {
     format!("{error}: {cause}")
 }
 
+/// USRBIO if `path` lies on a 3FS that takes us, else the first that works.
+pub(super) fn climb_near(
+    path: &std::path::Path,
+    depth: usize,
+    options: &Options,
+) -> Result<(Box<dyn Backend>, Ladder)> {
+    let arena = options.arena.as_ref();
+    if !matches!(options.engine, Engine::Auto | Engine::Usrbio) {
+        return climb(depth, options.engine, arena);
+    }
+    let by_name = options.engine == Engine::Usrbio;
+    let connected = match Mount::of(path) {
+        Ok(None) if by_name => {
+            let what = format!("{} lies on no 3FS", path.display());
+            let source = io::Error::new(io::ErrorKind::NotFound, what);
+            return Err(Error::Engine { engine: Engine::Usrbio.name(), source });
+        }
+        Ok(None) => return climb(depth, Engine::Auto, arena),
+        Ok(Some(mount)) => {
+            let mut backend = Usrbio::new(std::sync::Arc::clone(&mount), depth);
+            backend.make_rings(Op::Read).map(|rings| (backend, mount, rings))
+        }
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok((backend, mount, rings)) => {
+            let mut ladder = Ladder::only(Engine::Usrbio);
+            ladder.registered_files = true;
+            let shared = arena.is_some_and(|arena| arena.pages() == Pages::Foreign);
+            ladder.registered_buffers = shared;
+            ladder.tried("usrbio", Ok(format!("{rings} rings at {}", mount.root().display())));
+            Ok((Box::new(backend), ladder))
+        }
+        Err(error) if by_name => Err(error),
+        Err(error) => {
+            let (backend, mut ladder) = climb(depth, Engine::Auto, arena)?;
+            let why = std::error::Error::source(&error).map_or(String::new(), |e| format!(": {e}"));
+            let step = Step { what: "usrbio", works: false, detail: format!("{error}{why}") };
+            ladder.steps.insert(0, step);
+            Ok((backend, ladder))
+        }
+    }
+}
+
 /// The first back end that works, from the top.
 pub(super) fn climb(
     depth: usize,
@@ -126,8 +175,10 @@ pub(super) fn climb(
             }
         }
     }
-    if engine == Engine::Memory {
-        let source = io::Error::new(io::ErrorKind::InvalidInput, "it has no files");
+    if matches!(engine, Engine::Memory | Engine::Usrbio) {
+        let what =
+            if engine == Engine::Memory { "it has no files" } else { "it needs a path on a 3FS" };
+        let source = io::Error::new(io::ErrorKind::InvalidInput, what);
         return Err(Error::Engine { engine: engine.name(), source });
     }
     let threads = Threads::new(depth)

@@ -1,25 +1,23 @@
-//! One bucket of an S3 endpoint.
+//! One bucket of an S3 endpoint, or one web server.
 
-use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use futures_util::future::{Either, select};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Config};
 use object_store::path::Path as Key;
 use object_store::{
-    ClientOptions, Error as StoreError, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    PutPayload, RetryConfig,
+    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
 };
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Notify;
 
-use super::{Concurrency, Hedge, Retry, parse};
+use super::data::{Data, Signer};
+use super::gate::Gate;
+use super::{Concurrency, Hedge, parse, scheme};
 use crate::{Error, Result};
 
 /// What a client may do, and for how long.
@@ -33,6 +31,8 @@ pub struct Settings {
     pub hedge_share: f64,
     /// Requests in flight at most.
     pub most: usize,
+    /// Just so many in flight, whatever they bring; for measurements.
+    pub at_once: Option<usize>,
     /// Another endpoint than that of the environment.
     pub endpoint: Option<String>,
     /// Access key and secret, instead of those of the environment.
@@ -42,19 +42,28 @@ pub struct Settings {
 impl std::fmt::Debug for Settings {
     /// Without the credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { deadline, attempt, hedge_share, most, endpoint, credentials: _ } = self;
-        write!(f, "Settings({deadline:?}, {attempt:?}, {hedge_share}, {most}, {endpoint:?})")
+        let Self { deadline, attempt, hedge_share, most, at_once, endpoint, credentials: _ } = self;
+        let numbers = (hedge_share, most, at_once);
+        write!(f, "Settings({deadline:?}, {attempt:?}, {numbers:?}, {endpoint:?})")
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let (deadline, attempt) = (Duration::from_secs(120), Duration::from_secs(20));
-        Self { deadline, attempt, hedge_share: 0.05, most: 64, endpoint: None, credentials: None }
+        Self {
+            deadline,
+            attempt,
+            hedge_share: 0.05,
+            most: 64,
+            at_once: None,
+            endpoint: None,
+            credentials: None,
+        }
     }
 }
 
-/// An object or, where a listing stops at `/`, a common prefix.
+/// An object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Within the bucket.
@@ -63,10 +72,12 @@ pub struct Entry {
     pub size: u64,
     /// When it was last written.
     pub modified: SystemTime,
+    /// Names this version; reads ask for it, so that no two versions are mixed.
+    pub etag: Option<String>,
 }
 
 /// What a client did so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Ranged reads.
     pub requests: u64,
@@ -78,88 +89,77 @@ pub struct Stats {
     pub retries: u64,
 }
 
-/// A bucket. Blocking: it brings its own runtime, and any number of threads may use it.
+/// A bucket, or a web server to read from. Blocking; any number of threads may use it.
 ///
 /// Endpoint, region and credentials come from the environment (`AWS_ENDPOINT_URL`,
-/// `AWS_ACCESS_KEY_ID`, …), as with every other client. They appear in no message.
-#[derive(Debug)]
+/// `AWS_ACCESS_KEY_ID`, …) or from the machine (web identity, container, instance), as with every
+/// other client. They appear in no message.
+#[derive(Debug, Clone)]
 pub struct Remote {
     pub(super) inner: Arc<Inner>,
-    pub(super) runtime: Runtime,
 }
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) store: Arc<dyn ObjectStore>,
-    bucket: String,
+    /// Of every object, before its key: `s3://bucket`.
+    root: String,
+    pub(super) data: Data,
+    control: Option<Control>,
     pub(super) settings: Settings,
-    hedge: Mutex<Hedge>,
-    gate: Mutex<Gate>,
-    opened: Notify,
+    pub(super) hedge: Mutex<Hedge>,
+    pub(super) gate: Gate,
     retries: AtomicU64,
     seed: AtomicU64,
 }
 
-/// How many are in flight, and what the current round brought.
+/// Everything but bytes: listing, deleting, beginning and ending an upload.
 #[derive(Debug)]
-struct Gate {
-    concurrency: Concurrency,
-    in_flight: usize,
-    round: u64,
-    bytes: u64,
-    since: Instant,
+pub(super) struct Control {
+    pub(super) store: AmazonS3,
+    pub(super) bucket: String,
+    pub(super) runtime: Runtime,
 }
 
 impl Remote {
-    /// Opens the bucket of `uri`; returns the key in it too.
+    /// Opens the bucket or server of `uri`; returns the key in it too.
     ///
     /// # Errors
     /// [`Error::Io`] if the URI or the environment is not understood. No request is made.
     pub fn open(uri: &str, settings: Settings) -> Result<(Self, String)> {
         let wrong = |source| Error::io("open", std::path::Path::new(uri), source);
-        let (bucket, key) = parse(uri).ok_or_else(|| {
-            let expected = "expected s3://BUCKET/KEY";
-            wrong(io::Error::new(io::ErrorKind::InvalidInput, expected))
-        })?;
-        let options = ClientOptions::new()
-            .with_timeout(settings.attempt)
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_http1_only();
-        // Attempts are counted, jittered and bounded here, not in there.
-        let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_client_options(options)
-            .with_retry(retry);
-        if let Some((key, secret)) = &settings.credentials {
-            builder = builder.with_access_key_id(key).with_secret_access_key(secret);
-        }
-        let endpoint = settings.endpoint.clone().or_else(|| std::env::var("AWS_ENDPOINT_URL").ok());
-        if let Some(endpoint) = endpoint {
-            builder = builder.with_allow_http(endpoint.starts_with("http://"));
-            builder = builder.with_endpoint(endpoint);
-        }
-        let store = builder.build().map_err(|e| wrong(io::Error::other(e.to_string())))?;
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4);
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(threads)
-            .enable_all()
-            .build()
-            .map_err(wrong)?;
-        let concurrency = Concurrency::new(8, 2, settings.most);
-        let since = Instant::now();
-        let gate = Gate { concurrency, in_flight: 0, round: 0, bytes: 0, since };
+        let (root, key, data, control) = match (scheme(uri), parse(uri)) {
+            (Some("s3"), Some((bucket, key))) => {
+                let (data, control) = bucket_of(bucket, &settings).map_err(wrong)?;
+                (format!("s3://{bucket}"), key, data, Some(control))
+            }
+            (Some("http" | "https"), Some((_, key))) => {
+                let root = uri[..uri.len() - key.len()].trim_end_matches('/');
+                let data = Data::open(root, settings.attempt, None).map_err(wrong)?;
+                (root.to_owned(), key, data, None)
+            }
+            (Some("gs" | "az" | "abfs" | "abfss"), _) => {
+                let what = "not built in: object stores are read by s3://, http:// and https://";
+                return Err(wrong(io::Error::new(ErrorKind::Unsupported, what)));
+            }
+            _ => {
+                let expected = "expected s3://BUCKET/KEY or https://HOST/PATH";
+                return Err(wrong(io::Error::new(ErrorKind::InvalidInput, expected)));
+            }
+        };
         let inner = Inner {
-            store: Arc::new(store),
-            bucket: bucket.into(),
+            root,
+            data,
+            control,
             hedge: Mutex::new(Hedge::new(0.95, settings.hedge_share)),
+            gate: Gate::new(match settings.at_once {
+                Some(n) => Concurrency::new(n, n, n),
+                None => Concurrency::new(8, 2, settings.most),
+            }),
             settings,
-            gate: Mutex::new(gate),
-            opened: Notify::new(),
             retries: AtomicU64::new(0),
             seed: AtomicU64::new(std::process::id().into()),
         };
-        Ok((Self { inner: Arc::new(inner), runtime }, key.into()))
+        Ok((Self { inner: Arc::new(inner) }, key.into()))
     }
 
     /// Everything under `prefix`, sorted by key.
@@ -169,18 +169,26 @@ impl Remote {
     pub fn list(&self, prefix: &str) -> Result<Vec<Entry>> {
         let inner = &self.inner;
         let prefix = prefix.trim_end_matches('/');
-        let mut entries = self.runtime.block_on(inner.tried("list", prefix, 0, || async {
-            let all = inner.store.list(Some(&Key::from(prefix)));
-            all.map_ok(|meta| Entry {
-                key: meta.location.to_string(),
-                size: meta.size,
-                modified: meta.last_modified.into(),
-            })
-            .try_collect::<Vec<_>>()
-            .await
-        }))?;
+        let (store, place) = (&inner.control()?.store, inner.key(prefix)?);
+        let mut entries = inner.asked("list", prefix, || async {
+            let all = store.list(Some(&place));
+            all.map_ok(Entry::from).try_collect::<Vec<_>>().await
+        })?;
         entries.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(entries)
+    }
+
+    /// The names directly under `prefix`: objects, and prefixes of further ones.
+    ///
+    /// # Errors
+    /// As [`Remote::list`].
+    pub fn list_level(&self, prefix: &str) -> Result<(Vec<Entry>, Vec<String>)> {
+        let inner = &self.inner;
+        let prefix = prefix.trim_end_matches('/');
+        let (store, place) = (&inner.control()?.store, inner.key(prefix)?);
+        let found = inner.asked("list", prefix, || store.list_with_delimiter(Some(&place)))?;
+        let prefixes = found.common_prefixes.iter().map(|p| format!("{p}/")).collect();
+        Ok((found.objects.into_iter().map(Entry::from).collect(), prefixes))
     }
 
     /// Length and time of one object.
@@ -188,35 +196,63 @@ impl Remote {
     /// # Errors
     /// [`Error::Transfer`], with `NotFound` inside if there is none.
     pub fn head(&self, key: &str) -> Result<Entry> {
-        self.runtime.block_on(self.inner.head(key))
+        let inner = &self.inner;
+        if inner.control.is_none() {
+            return inner.web_head(key);
+        }
+        let (store, place) = (&inner.control()?.store, inner.key(key)?);
+        inner.asked("stat", key, || store.head(&place)).map(Entry::from)
     }
 
-    /// The bytes of a range, all of them.
+    /// Fills `buf` with the bytes from `offset` on, of this version of the object.
     ///
     /// # Errors
-    /// [`Error::Transfer`] naming object, offset and attempts, after the deadline at the latest.
+    /// [`Error::Transfer`] naming object, offset and attempts, after the deadline at the latest;
+    /// [`Error::PastEnd`] if the object is shorter.
+    pub fn read_at(&self, entry: &Entry, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let range = offset..offset + buf.len() as u64;
+        self.inner.fetch(entry, range, buf, |_, _| Ok(()))
+    }
+
+    /// The bytes of a range of whatever is there.
+    ///
+    /// # Errors
+    /// As [`Remote::read_at`].
     pub fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        self.runtime.block_on(self.inner.get_range(key, range))
+        let mut buf = vec![0; (range.end - range.start) as usize];
+        let entry = Entry {
+            key: key.into(),
+            size: range.end,
+            modified: SystemTime::UNIX_EPOCH,
+            etag: None,
+        };
+        self.read_at(&entry, range.start, &mut buf)?;
+        Ok(buf.into())
     }
 
     /// Writes a small object whole, over any that is there.
     ///
     /// # Errors
-    /// As [`Remote::get_range`].
-    pub fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
-        self.runtime.block_on(self.inner.put(key, bytes, PutMode::Overwrite))
+    /// As [`Remote::read_at`].
+    pub fn put(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.inner.writable(key)?;
+        self.inner.send("write", key, 0, "", &[], bytes).map(drop)
     }
 
     /// Writes an object that must not exist; false if it does. Ask [`Remote::enforces_new`] first.
     ///
     /// # Errors
-    /// As [`Remote::get_range`].
+    /// As [`Remote::read_at`].
     pub fn put_new(&self, key: &str, bytes: Bytes) -> Result<bool> {
-        match self.runtime.block_on(self.inner.put(key, bytes, PutMode::Create)) {
-            Ok(()) => Ok(true),
-            Err(Error::Transfer { source, .. })
-                if source.kind() == io::ErrorKind::AlreadyExists =>
-            {
+        let inner = &self.inner;
+        let (store, place) = (&inner.control()?.store, inner.key(key)?);
+        let put = || {
+            let options = PutOptions::from(PutMode::Create);
+            store.put_opts(&place, PutPayload::from_bytes(bytes.clone()), options)
+        };
+        match inner.asked("write", key, put) {
+            Ok(_) => Ok(true),
+            Err(Error::Transfer { source, .. }) if source.kind() == ErrorKind::AlreadyExists => {
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -227,10 +263,10 @@ impl Remote {
     /// and ignore it. Writes and removes an object under `prefix`.
     ///
     /// # Errors
-    /// As [`Remote::get_range`].
+    /// As [`Remote::read_at`].
     pub fn enforces_new(&self, prefix: &str) -> Result<bool> {
         let key = format!("{}.forebay-probe-{}", prefix, std::process::id());
-        self.put(&key, Bytes::from_static(b"probe"))?;
+        self.put(&key, b"probe")?;
         let refused = self.put_new(&key, Bytes::from_static(b"again")).map(|written| !written);
         self.delete(&key)?;
         refused
@@ -239,16 +275,12 @@ impl Remote {
     /// Removes an object; one that is not there is fine.
     ///
     /// # Errors
-    /// As [`Remote::get_range`].
+    /// As [`Remote::read_at`].
     pub fn delete(&self, key: &str) -> Result<()> {
         let inner = &self.inner;
-        let place = Key::from(key);
-        let deleted =
-            self.runtime.block_on(inner.tried("remove", key, 0, || inner.store.delete(&place)));
-        match deleted {
-            Err(Error::Transfer { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(())
-            }
+        let (store, place) = (&inner.control()?.store, inner.key(key)?);
+        match inner.asked("remove", key, || store.delete(&place)) {
+            Err(Error::Transfer { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
             deleted => deleted,
         }
     }
@@ -261,224 +293,103 @@ impl Remote {
     }
 }
 
+impl From<object_store::ObjectMeta> for Entry {
+    fn from(meta: object_store::ObjectMeta) -> Self {
+        let (key, modified) = (meta.location.to_string(), meta.last_modified.into());
+        Self { key, size: meta.size, modified, etag: meta.e_tag }
+    }
+}
+
 impl Inner {
-    pub(super) async fn head(&self, key: &str) -> Result<Entry> {
-        let place = Key::from(key);
-        let meta = self.tried("stat", key, 0, || self.store.head(&place)).await?;
-        let modified = meta.last_modified.into();
-        Ok(Entry { key: key.into(), size: meta.size, modified })
-    }
-
-    pub(super) async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let place = Key::from(key);
-        let wanted = range.end - range.start;
-        if wanted == 0 {
-            return Ok(Bytes::new());
-        }
-        // Held through all attempts: who waits to try again takes part in the load, too.
-        let passed = Pass::wait(self).await;
-        self.tried("read", key, range.start, || async {
-            let bytes = self.hedged(&place, &range).await?;
-            if bytes.len() as u64 != wanted {
-                let found = bytes.len();
-                let source = format!("the answer ends after {found} of {wanted} bytes").into();
-                return Err(StoreError::Generic { store: "S3", source });
-            }
-            passed.answered(wanted);
-            Ok(bytes)
-        })
-        .await
-    }
-
-    pub(super) async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<()> {
-        let place = Key::from(key);
-        let put = || {
-            let options = PutOptions::from(mode.clone());
-            self.store.put_opts(&place, PutPayload::from_bytes(bytes.clone()), options)
-        };
-        self.tried("write", key, 0, put).await.map(drop)
-    }
-
     /// The whole name of an object, for messages.
     pub(super) fn uri(&self, key: &str) -> String {
-        format!("s3://{}/{key}", self.bucket)
+        format!("{}/{}", self.root, key.split('?').next().unwrap_or_default())
     }
 
-    /// A ranged read, asked a second time if it is late; the first answer wins.
-    async fn hedged(&self, place: &Key, range: &Range<u64>) -> object_store::Result<Bytes> {
-        let delay = {
-            let mut hedge = lock(&self.hedge);
-            hedge.started();
-            hedge.delay()
-        };
-        let start = Instant::now();
-        let first = self.store.get_range(place, range.clone());
-        let mut first = std::pin::pin!(first);
-        let mut by_second = false;
-        let in_time = match delay {
-            None => Some(first.as_mut().await),
-            Some(delay) => tokio::time::timeout(delay, first.as_mut()).await.ok(),
-        };
-        let answer = match in_time {
-            Some(answer) => answer,
-            None if !lock(&self.hedge).try_issue() => first.await,
-            None => {
-                let second = std::pin::pin!(self.store.get_range(place, range.clone()));
-                // The loser is dropped, which closes its connection.
-                match select(first, second).await {
-                    Either::Left((Ok(bytes), _)) => Ok(bytes),
-                    Either::Left((Err(_), second)) => {
-                        by_second = true;
-                        second.await
-                    }
-                    Either::Right((Ok(bytes), _)) => {
-                        by_second = true;
-                        Ok(bytes)
-                    }
-                    Either::Right((Err(_), first)) => first.await,
-                }
-            }
-        };
-        if answer.is_ok() {
-            lock(&self.hedge).answered(start.elapsed(), by_second);
-        }
-        answer
+    /// A key as it stands: the library's usual way in would encode some characters.
+    pub(super) fn key(&self, key: &str) -> Result<Key> {
+        Key::parse(key).map_err(|error| {
+            let source = io::Error::new(ErrorKind::InvalidInput, error.to_string());
+            Error::io("use the key of", self.uri(key).as_ref(), source)
+        })
     }
 
-    /// Tries until it works, cannot work, or the time is over.
-    pub(super) async fn tried<T, F>(
-        &self,
-        action: &'static str,
-        key: &str,
-        offset: u64,
-        mut attempt: impl FnMut() -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = object_store::Result<T>>,
-    {
-        let seed = self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed);
-        let mut retry = Retry::until(Instant::now() + self.settings.deadline, seed);
-        let mut last = io::Error::from(io::ErrorKind::TimedOut);
-        while let Some(left) = retry.attempt(Instant::now()) {
-            if retry.attempts() > 1 {
-                self.retries.fetch_add(1, Ordering::Relaxed);
-            }
-            let limit = left.min(self.settings.attempt);
-            let error = match tokio::time::timeout(limit, attempt()).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => {
-                    let verdict = Verdict::of(&error);
-                    last = verdict.wrap(&error);
-                    verdict
-                }
-                Err(_) => {
-                    last =
-                        io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {limit:?}"));
-                    Verdict::Busy
-                }
-            };
-            if matches!(error, Verdict::Final(_)) {
-                break;
-            }
-            if matches!(error, Verdict::Busy) {
-                lock(&self.gate).concurrency.refused();
-            }
-            match retry.wait(Instant::now()) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => break,
-            }
-        }
-        let object = self.uri(key);
-        Err(Error::Transfer { action, object, offset, attempts: retry.attempts(), source: last })
+    pub(super) fn control(&self) -> Result<&Control> {
+        self.control.as_ref().ok_or_else(|| {
+            let what = "a web server can only be read from, by the names of its files";
+            Error::io(
+                "list or change",
+                self.root.as_ref(),
+                io::Error::new(ErrorKind::Unsupported, what),
+            )
+        })
+    }
+
+    /// An error for what cannot be written.
+    pub(super) fn writable(&self, key: &str) -> Result<()> {
+        self.control()?;
+        self.key(key).map(drop)
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed)
+    }
+
+    pub(super) fn count_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// What an error means for the next attempt.
-enum Verdict {
-    Final(io::ErrorKind),
-    Again,
-    /// Again, and fewer at once.
-    Busy,
+/// Both ways to a bucket, as the environment describes it.
+fn bucket_of(bucket: &str, settings: &Settings) -> io::Result<(Data, Control)> {
+    // One thread: it only keeps the library's connections alive.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let options = ClientOptions::new()
+        .with_timeout(settings.attempt)
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_http1_only();
+    // Attempts are counted, jittered and bounded here, not in there.
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(options)
+        .with_retry(retry);
+    if let Some((key, secret)) = &settings.credentials {
+        builder = builder.with_access_key_id(key).with_secret_access_key(secret);
+    }
+    let endpoint =
+        settings.endpoint.clone().or_else(|| builder.get_config_value(&Config::Endpoint));
+    if let Some(endpoint) = &endpoint {
+        builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
+    }
+    let is_set = |key| {
+        builder.get_config_value(&key).is_some_and(|value| matches!(value.as_str(), "true" | "1"))
+    };
+    let region = builder.get_config_value(&Config::Region).unwrap_or_else(|| "us-east-1".into());
+    let hosted = is_set(Config::VirtualHostedStyleRequest);
+    let url = match &endpoint {
+        Some(endpoint) if hosted => endpoint.trim_end_matches('/').to_owned(),
+        Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
+        None if hosted => format!("https://{bucket}.s3.{region}.amazonaws.com"),
+        None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
+    };
+    let (anonymous, requester_pays) = (is_set(Config::SkipSignature), is_set(Config::RequestPayer));
+    let store = builder
+        .build()
+        .map_err(|error| io::Error::other(super::attempt::told(&error.to_string())))?;
+    let signer = Signer {
+        credentials: Arc::clone(store.credentials()),
+        region,
+        requester_pays,
+        anonymous,
+        patience: settings.attempt,
+        runtime: runtime.handle().clone(),
+    };
+    let data = Data::open(&url, settings.attempt, Some(signer))?;
+    Ok((data, Control { store, bucket: bucket.into(), runtime }))
 }
 
-impl Verdict {
-    fn of(error: &StoreError) -> Self {
-        use io::ErrorKind::{AlreadyExists, InvalidInput, NotFound, PermissionDenied};
-        match error {
-            StoreError::NotFound { .. } => Self::Final(NotFound),
-            StoreError::AlreadyExists { .. } | StoreError::Precondition { .. } => {
-                Self::Final(AlreadyExists)
-            }
-            StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
-                Self::Final(PermissionDenied)
-            }
-            StoreError::Generic { source, .. } => {
-                // The library tells a status only in words.
-                let text = format!("{error} {source:?}");
-                let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-                if has(&["503", "429", "SlowDown", "Slow Down"]) {
-                    Self::Busy
-                } else if has(&["status 4", "status: 4"]) && !has(&["408"]) {
-                    Self::Final(InvalidInput)
-                } else {
-                    Self::Again
-                }
-            }
-            _ => Self::Final(InvalidInput),
-        }
-    }
-
-    fn wrap(&self, error: &StoreError) -> io::Error {
-        let kind = match self {
-            Self::Final(kind) => *kind,
-            _ => io::ErrorKind::Other,
-        };
-        io::Error::new(kind, error.to_string())
-    }
-}
-
-/// A place in flight, given back when dropped.
-struct Pass<'a>(&'a Inner);
-
-impl<'a> Pass<'a> {
-    async fn wait(inner: &'a Inner) -> Self {
-        loop {
-            let opened = inner.opened.notified();
-            {
-                let mut gate = lock(&inner.gate);
-                if gate.in_flight < gate.concurrency.limit() {
-                    gate.in_flight += 1;
-                    return Self(inner);
-                }
-            }
-            opened.await;
-        }
-    }
-
-    /// A round is as many answers as may be in flight.
-    fn answered(&self, bytes: u64) {
-        let mut gate = lock(&self.0.gate);
-        gate.round += 1;
-        gate.bytes += bytes;
-        if gate.round >= gate.concurrency.limit() as u64 {
-            let rate = gate.bytes as f64 / gate.since.elapsed().as_secs_f64().max(1e-6);
-            // Rounds in which the callers asked for less say nothing about more.
-            if gate.in_flight >= gate.concurrency.limit() {
-                gate.concurrency.answered(rate);
-            }
-            (gate.round, gate.bytes, gate.since) = (0, 0, Instant::now());
-        }
-    }
-}
-
-impl Drop for Pass<'_> {
-    fn drop(&mut self) {
-        lock(&self.0.gate).in_flight -= 1;
-        self.0.opened.notify_waiters();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it holds one of these.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What to do to every `every`th answer to a GET with a range; 0 never.
+/// What to do to every `every`th answer to a ranged read or a part of an upload; 0 never.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fault {
     /// The answer waits.
@@ -61,7 +61,8 @@ fn serve(
     upstream.set_nodelay(true)?;
     loop {
         let head = read_head(&mut client)?;
-        let is_read = head.starts_with("GET ") && header(&head, "range").is_some();
+        let is_read = head.starts_with("GET ") && header(&head, "range").is_some()
+            || head.starts_with("PUT ") && head.contains("partNumber=");
         let faulty =
             is_read && every > 0 && (seen.fetch_add(1, Ordering::Relaxed) + 1) % every == 0;
         upstream.write_all(head.as_bytes())?;

@@ -1,8 +1,9 @@
 //! Against a real server, SeaweedFS, behind a proxy that misbehaves.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::proxy::{Fault, Proxy};
-use super::{Remote, Settings};
+use super::{Entry, Remote, Settings, Stream};
 use crate::Error;
 
 const SECRET: &str = "the-secret-that-nobody-may-see";
@@ -19,6 +20,9 @@ const SECRET: &str = "the-secret-that-nobody-may-see";
 struct Server {
     child: Child,
     address: String,
+    /// Where the filer serves the same files to plain web clients.
+    web: String,
+    ports: [u16; 4],
     dir: tempfile::TempDir,
     /// One server at a time: two that start together take ports from each other.
     _turn: fs::File,
@@ -70,21 +74,16 @@ impl Server {
         );
         fs::write(dir.path().join("s3.json"), config).unwrap();
         let ports = free_ports();
-        let child = Command::new(program)
-            .arg("server")
-            .arg(format!("-dir={}", dir.path().display()))
-            .args(["-ip=127.0.0.1", "-filer", "-s3", "-volume.max=20"])
-            .arg("-master.volumeSizeLimitMB=64")
-            .arg(format!("-master.port={}", ports[0]))
-            .arg(format!("-volume.port={}", ports[1]))
-            .arg(format!("-filer.port={}", ports[2]))
-            .arg(format!("-s3.port={}", ports[3]))
-            .arg(format!("-s3.config={}", dir.path().join("s3.json").display()))
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(dir.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let server = Self { child, address: format!("127.0.0.1:{}", ports[3]), dir, _turn: turn };
+        let child = run(&program, dir.path(), ports);
+        let address = |n: usize| format!("127.0.0.1:{}", ports[n]);
+        let server = Self { child, address: address(3), web: address(2), ports, dir, _turn: turn };
+        server.is_up(true);
+        Some(server)
+    }
+
+    /// Waits until it takes objects.
+    fn is_up(&self, is_new: bool) {
+        let server = self;
         let until = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(&server.address).is_err() {
             if Instant::now() > until {
@@ -94,21 +93,29 @@ impl Server {
             std::thread::sleep(Duration::from_millis(100));
         }
         // A bucket is a folder of the filer; making one needs no client of S3.
-        let filer = format!("127.0.0.1:{}", ports[2]);
-        loop {
-            if post(&filer, "/buckets/data/").is_ok() {
-                break;
+        for bucket in ["/buckets/data/", "/buckets/more/"] {
+            while is_new && post(&server.web, bucket).is_err() {
+                assert!(Instant::now() < until, "the filer did not start");
+                std::thread::sleep(Duration::from_millis(200));
             }
-            assert!(Instant::now() < until, "the filer did not start");
-            std::thread::sleep(Duration::from_millis(200));
         }
         let (remote, _) = server.open(quick());
-        loop {
-            match remote.put("ready", Bytes::from_static(b"?")) {
-                Ok(()) => return Some(server),
-                Err(error) => assert!(Instant::now() < until, "{error:?}"),
-            }
+        while let Err(error) = remote.put("ready", b"?") {
+            assert!(Instant::now() < until, "{error:?}");
         }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = run(&weed().unwrap(), self.dir.path(), self.ports);
+    }
+
+    fn head(&self, key: &str) -> Entry {
+        self.open(quick()).0.head(key).unwrap()
     }
 
     fn open(&self, settings: Settings) -> (Remote, String) {
@@ -129,6 +136,23 @@ impl Server {
         let (remote, _) = self.open_at(&proxy.endpoint, settings);
         (remote, proxy)
     }
+}
+
+fn run(program: &Path, dir: &Path, ports: [u16; 4]) -> Child {
+    Command::new(program)
+        .arg("server")
+        .arg(format!("-dir={}", dir.display()))
+        .args(["-ip=127.0.0.1", "-filer", "-s3", "-volume.max=20"])
+        .arg("-master.volumeSizeLimitMB=64")
+        .arg(format!("-master.port={}", ports[0]))
+        .arg(format!("-volume.port={}", ports[1]))
+        .arg(format!("-filer.port={}", ports[2]))
+        .arg(format!("-s3.port={}", ports[3]))
+        .arg(format!("-s3.config={}", dir.join("s3.json").display()))
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(dir.join("log")).unwrap())
+        .spawn()
+        .unwrap()
 }
 
 fn post(address: &str, path: &str) -> std::io::Result<()> {
@@ -168,12 +192,13 @@ fn objects_are_written_read_listed_and_removed() {
         fs::write(&source, &content).unwrap();
         let key = format!("a/b/{length}");
         assert_eq!(remote.upload(&source, &key, true).unwrap(), length as u64);
-        assert_eq!(remote.head(&key).unwrap().size, length as u64);
-        assert_eq!(remote.download(&key, &target).unwrap(), length as u64);
+        let entry = remote.head(&key).unwrap();
+        assert_eq!(entry.size, length as u64);
+        remote.download(&entry, &target, true).unwrap();
         assert!(fs::read(&target).unwrap() == content, "{length} bytes");
         let mut read = Vec::new();
-        let take = |part: Bytes| {
-            read.extend_from_slice(&part);
+        let take = |part: &[u8]| {
+            read.extend_from_slice(part);
             Ok::<(), ()>(())
         };
         remote.read_all(&key, take).unwrap().unwrap();
@@ -204,7 +229,7 @@ fn objects_are_written_read_listed_and_removed() {
 fn what_a_bad_network_does_is_tried_again_and_the_bytes_are_right() {
     let Some(server) = Server::start() else { return };
     let content = bytes(300_000);
-    server.open(quick()).0.put("object", Bytes::from(content.clone())).unwrap();
+    server.open(quick()).0.put("object", &content).unwrap();
     for fault in [Fault::Reset, Fault::Truncate, Fault::SlowDown] {
         let (remote, proxy) = server.through(fault, 3, quick());
         for n in 0..30 {
@@ -220,7 +245,7 @@ fn what_a_bad_network_does_is_tried_again_and_the_bytes_are_right() {
 #[test]
 fn what_never_answers_ends_at_the_deadline_with_object_offset_and_attempts() {
     let Some(server) = Server::start() else { return };
-    server.open(quick()).0.put("object", Bytes::from(bytes(1000))).unwrap();
+    server.open(quick()).0.put("object", &bytes(1000)).unwrap();
     let (deadline, attempt) = (Duration::from_secs(2), Duration::from_millis(500));
     let settings = Settings { deadline, attempt, ..Settings::default() };
     let (remote, _proxy) = server.through(Fault::Hang, 1, settings);
@@ -255,7 +280,7 @@ fn a_wrong_secret_is_refused_at_once_and_not_printed() {
 #[test]
 fn hedging_cuts_the_tail_within_its_budget() {
     let Some(server) = Server::start() else { return };
-    server.open(quick()).0.put("object", Bytes::from(bytes(4096))).unwrap();
+    server.open(quick()).0.put("object", &bytes(4096)).unwrap();
     let tail = |hedge_share: f64| {
         let delay = Fault::Delay(Duration::from_millis(500));
         let (remote, _proxy) = server.through(delay, 50, Settings { hedge_share, ..quick() });
@@ -277,4 +302,143 @@ fn hedging_cuts_the_tail_within_its_budget() {
     assert!(with.hedges_issued * 20 <= with.requests && with.hedges_won > 0, "{with:?}");
     // Tests are not timed; but a tail of 500 ms is either there or it is not.
     assert!(hedged < plain, "{hedged:?}");
+}
+
+#[test]
+fn parts_of_an_upload_are_tried_again_one_by_one() {
+    let Some(server) = Server::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (source, target) = (dir.path().join("source"), dir.path().join("target"));
+    fs::write(&source, bytes(40 << 20)).unwrap();
+    for fault in [Fault::Reset, Fault::SlowDown] {
+        let (remote, proxy) = server.through(fault, 3, quick());
+        remote.upload(&source, "large", true).unwrap();
+        remote.download(&remote.head("large").unwrap(), &target, false).unwrap();
+        assert!(fs::read(&target).unwrap() == fs::read(&source).unwrap());
+        let (hit, retries) = (proxy.hit.load(Ordering::Relaxed), remote.stats().retries);
+        assert!(hit >= 3 && retries >= 3, "{fault:?}: {hit} faults, {retries} retries");
+    }
+}
+
+#[test]
+fn keys_are_any_text() {
+    let Some(server) = Server::start() else { return };
+    let (remote, _) = server.open(quick());
+    for key in ["a b/c+d.txt", "ü/é?x=y&z.txt", "100%/%2F#1.txt", "star*[x]{y}~.txt"] {
+        remote.put(key, key.as_bytes()).unwrap();
+        let entry = remote.head(key).unwrap();
+        let mut read = vec![0; entry.size as usize];
+        remote.read_at(&entry, 0, &mut read).unwrap();
+        assert_eq!(read, key.as_bytes());
+        let folder = key.split('/').next().unwrap();
+        if folder != key {
+            let found: Vec<String> =
+                remote.list(folder).unwrap().into_iter().map(|e| e.key).collect();
+            assert_eq!(found, [key]);
+        }
+        remote.delete(key).unwrap();
+        assert!(remote.head(key).is_err());
+    }
+}
+
+#[test]
+fn buckets_are_copied_by_the_server_and_a_changed_object_is_noticed() {
+    let Some(server) = Server::start() else { return };
+    let (data, _) = server.open(quick());
+    let settings = Settings {
+        endpoint: Some(format!("http://{}", server.address)),
+        credentials: Some(("key".into(), SECRET.into())),
+        ..quick()
+    };
+    let (more, _) = Remote::open("s3://more/", settings).unwrap();
+    let content = bytes(300_000);
+    data.put("a b", &content).unwrap();
+    let old = data.head("a b").unwrap();
+    more.copy(&data, &old, "there/a b", true).unwrap();
+    let copy = more.head("there/a b").unwrap();
+    let mut read = vec![0; copy.size as usize];
+    more.read_at(&copy, 0, &mut read).unwrap();
+    assert!(read == content);
+
+    // Another version under the same name: neither read nor copied as the old one.
+    data.put("a b", &bytes(200_000)).unwrap();
+    let error = data.read_at(&old, 0, &mut [0; 10]).unwrap_err();
+    assert!(
+        std::error::Error::source(&error).unwrap().to_string().contains("changed"),
+        "{error:?}"
+    );
+    assert!(more.copy(&data, &old, "there/again", false).is_err());
+    let new = data.head("a b").unwrap();
+    let error = data.read_at(&new, 199_999, &mut [0; 10]).unwrap_err();
+    assert!(
+        matches!(error, Error::PastEnd { size: 200_000, offset: 199_999, wanted: 10, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn streams_read_ahead_from_any_byte_and_a_web_server_is_enough() {
+    let Some(server) = Server::start() else { return };
+    let content = bytes(21_000_000);
+    let (remote, _) = server.open(quick());
+    remote.write("long", &Bytes::from(content.clone())).unwrap();
+    let (web, key) =
+        Remote::open(&format!("http://{}/buckets/data/long", server.web), quick()).unwrap();
+    let there = web.head(&key).unwrap();
+    assert_eq!(there.size, content.len() as u64);
+    for (remote, entry) in [(&remote, server.head("long")), (&web, there)] {
+        for first in [0, 1, 20_999_999, 21_000_000] {
+            let mut read = Vec::new();
+            Stream::new(remote, &entry, first).read_to_end(&mut read).unwrap();
+            assert!(read == content[first as usize..], "from {first}");
+        }
+        // Left in the middle: its threads end.
+        let mut start = [0; 100];
+        Stream::new(remote, &entry, 0).read_exact(&mut start).unwrap();
+        assert_eq!(start[..], content[..100]);
+    }
+    let error = web.put("x", b"y").unwrap_err();
+    assert!(format!("{error:?}").contains("only be read"), "{error:?}");
+    let (web, key) =
+        Remote::open(&format!("http://{}/buckets/data/none", server.web), quick()).unwrap();
+    assert!(web.head(&key).is_err());
+}
+
+/// Killed with parts in flight: while it is back in time nobody notices, else one error says what
+/// could not be done, within the deadline.
+#[test]
+fn a_server_that_dies_in_the_middle_of_a_copy() {
+    let Some(mut server) = Server::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::write(&source, bytes(64 << 20)).unwrap();
+    let long = Settings { deadline: Duration::from_secs(90), ..quick() };
+    let (remote, _) = server.open(long);
+    let (up, content) = (remote.clone(), source.clone());
+    let copy = std::thread::spawn(move || up.upload(&content, "large", true));
+    while remote.stats().retries == 0 && !copy.is_finished() {
+        std::thread::sleep(Duration::from_millis(20));
+        server.kill();
+        std::thread::sleep(Duration::from_millis(500));
+        server.start_again();
+        server.is_up(false);
+    }
+    // An upload may be forgotten by a server that was killed: then the whole is sent again.
+    let sent = copy.join().unwrap().or_else(|_| remote.upload(&source, "large", true));
+    assert_eq!(sent.unwrap(), 64 << 20);
+    let target = dir.path().join("target");
+    let entry = remote.head("large").unwrap();
+
+    let short = Settings { deadline: Duration::from_secs(3), ..quick() };
+    let (remote, _) = server.open(short);
+    server.kill();
+    let start = Instant::now();
+    let error = remote.download(&entry, &target, true).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let Error::Transfer { object, attempts, .. } = &error else { panic!("{error:?}") };
+    assert!(object == "s3://data/large" && *attempts >= 2, "{error}");
+    assert!(
+        !target.exists() && fs::read_dir(dir.path()).unwrap().count() == 1,
+        "nothing torn is left"
+    );
 }
