@@ -234,11 +234,11 @@ impl Storage {
             sweep(&self.path, &workload, &grid, &wish, self.cold, |_| {}, |g| live.glance(g))?
         };
         live.end();
-        self.tell(&results, json!(results), report)
+        self.tell(&results, &json!(results), report)
     }
 
     /// `value` are the results for programs.
-    fn tell(&self, results: &[Measured], value: Value, report: &mut Report) -> anyhow::Result<()> {
+    fn tell(&self, results: &[Measured], value: &Value, report: &mut Report) -> anyhow::Result<()> {
         if let [one] = results {
             tell_one(one, report);
         } else {
@@ -315,7 +315,7 @@ impl Storage {
             }
         }
         live.end();
-        self.tell(&results, json!(values), report)
+        self.tell(&results, &json!(values), report)
     }
 
     fn metadata(&self, report: &mut Report) -> anyhow::Result<()> {

@@ -55,7 +55,7 @@ impl SortArgs {
             self.dir.display()
         );
         let bytes = records.bytes();
-        let gib_per_minute = bytes as f64 / (1 << 30) as f64 / (sort_seconds / 60.0);
+        let gib_per_minute = bytes as f64 / 1_073_741_824.0 / (sort_seconds / 60.0);
         let floor = moved.read.max(moved.written) as f64 / (2 * bytes) as f64;
         report.line(format!(
             "sorted {} records, {}, in {sort_seconds:.2} s: {:.2} GiB/min, {:.2} a core of {threads}",

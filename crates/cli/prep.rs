@@ -64,8 +64,8 @@ const BESIDE_RECIPE: [&str; 12] = [
 impl Prep {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let recipe = match &self.recipe {
-            Some(file) => self.from_recipe(file, global)?,
-            None => self.from_flags(global)?,
+            Some(file) => self.by_recipe(file, global)?,
+            None => self.by_flags(global)?,
         };
         let mut run = Run::new(&recipe)?;
         run.job.execution.fresh = self.output.fresh;
@@ -73,7 +73,7 @@ impl Prep {
         run.run(global, report)
     }
 
-    fn from_recipe(&self, file: &Path, global: &Global) -> anyhow::Result<Recipe> {
+    fn by_recipe(&self, file: &Path, global: &Global) -> anyhow::Result<Recipe> {
         if let Some(flag) = self.given.iter().find(|flag| !BESIDE_RECIPE.contains(&flag.as_str())) {
             let flag = flag.replace('_', "-");
             let what = "the recipe says it; change it there, or `forebay run` with `--set`";
@@ -86,7 +86,7 @@ impl Prep {
         Ok(recipe)
     }
 
-    fn from_flags(&self, global: &Global) -> anyhow::Result<Recipe> {
+    fn by_flags(&self, global: &Global) -> anyhow::Result<Recipe> {
         Ok(Recipe {
             input: self.inputs.recipe(),
             dedup: Some(self.dedup.recipe()),

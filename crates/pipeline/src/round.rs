@@ -117,9 +117,12 @@ pub(crate) fn perform(stage: &Stage<'_>, round: Round, share: Share) -> Result<(
     }
 }
 
+/// Who stays before the last step is settled, and its exact similarities.
+pub(crate) type Unsettled = (Survivors, Vec<(u32, f32)>);
+
 /// What the rounds have found: who stays before the last step is settled, and exact similarities.
 /// `None` if there was no round at all.
-pub(crate) fn found(stage: &Stage<'_>) -> Result<Option<(Survivors, Vec<(u32, f32)>)>> {
+pub(crate) fn found(stage: &Stage<'_>) -> Result<Option<Unsettled>> {
     let steps = &stage.work.plan.options.steps;
     let rounds = Round::all(steps);
     let any = |round: &Round| !files(stage.work, *round).unwrap_or_default().is_empty();

@@ -25,11 +25,13 @@ mod hedge;
 #[cfg(feature = "s3")]
 mod http;
 #[cfg(all(test, feature = "s3"))]
+#[expect(clippy::unwrap_used, reason = "of tests")]
 mod proxy;
 mod retry;
 #[cfg(feature = "s3")]
 mod stream;
 #[cfg(all(test, feature = "s3"))]
+#[expect(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "of tests")]
 mod tests;
 #[cfg(feature = "s3")]
 mod transfer;

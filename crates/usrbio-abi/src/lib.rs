@@ -293,7 +293,6 @@ pub unsafe extern "C" fn hf3fs_iorcreate2(
 }
 
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "as callers have it")]
 pub unsafe extern "C" fn hf3fs_iorcreate3(
     ior: *mut Ior,
     mount_name: *const c_char,
@@ -310,7 +309,6 @@ pub unsafe extern "C" fn hf3fs_iorcreate3(
 }
 
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "as callers have it")]
 pub unsafe extern "C" fn hf3fs_iorcreate4(
     ior: *mut Ior,
     mount_name: *const c_char,
@@ -363,7 +361,6 @@ pub extern "C" fn hf3fs_dereg_fd(fd: c_int) {
 }
 
 #[unsafe(no_mangle)]
-#[expect(clippy::too_many_arguments, reason = "as callers have it")]
 pub unsafe extern "C" fn hf3fs_prep_io(
     ior: *const Ior,
     iov: *const IovStruct,

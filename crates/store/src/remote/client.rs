@@ -243,7 +243,7 @@ impl Remote {
     ///
     /// # Errors
     /// As [`Remote::read_at`].
-    pub fn put_new(&self, key: &str, bytes: Bytes) -> Result<bool> {
+    pub fn put_new(&self, key: &str, bytes: &Bytes) -> Result<bool> {
         let inner = &self.inner;
         let (store, place) = (&inner.control()?.store, inner.key(key)?);
         let put = || {
@@ -267,7 +267,7 @@ impl Remote {
     pub fn enforces_new(&self, prefix: &str) -> Result<bool> {
         let key = format!("{}.forebay-probe-{}", prefix, std::process::id());
         self.put(&key, b"probe")?;
-        let refused = self.put_new(&key, Bytes::from_static(b"again")).map(|written| !written);
+        let refused = self.put_new(&key, &Bytes::from_static(b"again")).map(|written| !written);
         self.delete(&key)?;
         refused
     }

@@ -140,7 +140,7 @@ pub(super) fn encoded(key: &str) -> String {
     for byte in key.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(byte.into())
+                out.push(byte.into());
             }
             // Writing to a string does not fail.
             _ => drop(write!(out, "%{byte:02X}")),

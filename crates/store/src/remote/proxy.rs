@@ -63,8 +63,9 @@ fn serve(
         let head = read_head(&mut client)?;
         let is_read = head.starts_with("GET ") && header(&head, "range").is_some()
             || head.starts_with("PUT ") && head.contains("partNumber=");
-        let faulty =
-            is_read && every > 0 && (seen.fetch_add(1, Ordering::Relaxed) + 1) % every == 0;
+        let faulty = is_read
+            && every > 0
+            && (seen.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every);
         upstream.write_all(head.as_bytes())?;
         let body = header(&head, "content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
         copy_exactly(&mut client, &mut upstream, body)?;

@@ -220,8 +220,8 @@ fn objects_are_written_read_listed_and_removed() {
         "{error:?}"
     );
     assert!(remote.enforces_new("a/").unwrap(), "SeaweedFS refuses to replace");
-    assert!(remote.put_new("new", Bytes::from_static(b"1")).unwrap());
-    assert!(!remote.put_new("new", Bytes::from_static(b"2")).unwrap());
+    assert!(remote.put_new("new", &Bytes::from_static(b"1")).unwrap());
+    assert!(!remote.put_new("new", &Bytes::from_static(b"2")).unwrap());
     assert_eq!(&remote.get_range("new", 0..1).unwrap()[..], b"1");
 }
 

@@ -52,7 +52,7 @@ pub fn examine(path: &Path) -> Vec<Check> {
     checks.push(check(&name("open files"), files.is_some_and(|n| n <= 1 << 24), told, advice));
     match register(&root) {
         Ok(()) => {
-            checks.push(check(&name("rings"), true, "semaphores open, a buffer registered", ""))
+            checks.push(check(&name("rings"), true, "semaphores open, a buffer registered", ""));
         }
         Err(error) => {
             let why = std::error::Error::source(&error).map_or(String::new(), |e| format!(": {e}"));
