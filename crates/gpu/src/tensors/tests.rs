@@ -174,7 +174,7 @@ fn files_that_are_none_are_told_with_what_and_where() {
         (entry("F32", "[2]", "[0,4]"), "bytes of \"a\": expected 8, found 4"),
         (entry("F32", "[18446744073709551615,9]", "[0,4]"), "bytes of \"a\""),
         (entry("F32", "[1]", "[4,0]"), "data_offsets of \"a\""),
-        (entry("F32", "[1]", "[4,8]"), "start of \"a\""),
+        (entry("F32", "[1]", "[4,8]"), "end of \"a\""),
         (entry("F32", "[2]", "[0,8]"), "end of \"a\""),
         (entry("U8", "[3]", "[0,3]"), "size: expected"),
         ("[]".into(), "header: expected a JSON object"),
@@ -185,6 +185,10 @@ fn files_that_are_none_are_told_with_what_and_where() {
         assert!(error.to_string().contains(expected), "{header}: {error}");
         assert!(error.hint().is_some());
     }
+    // A hole before the first tensor.
+    write(&path, &entry("F32", "[1]", "[4,8]"), &[0; 8]);
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(error.to_string().contains("start of \"a\""), "{error}");
     for content in [&b"short"[..], &[255; 16], &[9, 0, 0, 0, 0, 0, 0, 0, 1]] {
         std::fs::write(&path, content).unwrap();
         assert!(Checkpoint::open(&path).is_err());
