@@ -286,8 +286,11 @@ impl Work {
         options.format.files(number, options.steps.shuffle.is_some()).swap_remove(0)
     }
 
-    /// Removes all scratch files; the manifest is published.
+    /// Removes all scratch files, also what killed tasks left; the manifest is published.
     pub(crate) fn finish(self) {
+        for temporary in temporaries(&self.out).unwrap_or_default() {
+            let _ = fs::remove_file(temporary);
+        }
         let _ = fs::remove_dir_all(&self.plan.spool);
         let _ = fs::remove_dir_all(&self.directory);
     }
