@@ -63,7 +63,7 @@ fn in_rounds(recipe: &Path, rounds: &[&str]) {
     together(recipe, "read", &["1/2", "0/2"]);
     for round in rounds {
         match *round {
-            "group" => together(recipe, round, &["0/5"]),
+            "group" => together(recipe, round, &["0/1"]),
             _ => together(recipe, round, &["0/5", "3/5", "1/5", "4/5", "2/5", "2/5"]),
         }
     }
@@ -75,11 +75,14 @@ fn in_rounds(recipe: &Path, rounds: &[&str]) {
 #[test]
 fn rounds_find_what_one_machine_finds() {
     let cases = [
-        ("", &["exact", "link", "group", "compare"][..]),
-        ("verify = false", &["exact", "link", "group"]),
-        ("exact = false\nkeep = 'first'", &["link", "group", "compare"]),
+        ("", &["exact", "link", "thin", "group", "place", "compare"][..]),
+        ("verify = false", &["exact", "link", "thin", "group"]),
+        ("exact = false\nkeep = 'first'", &["link", "thin", "group", "place", "compare"]),
         ("fuzzy = false\nurl_field = 'url'", &["exact", "url"]),
-        ("url_field = 'url'\nmin_tokens = 50", &["exact", "url", "link", "group", "compare"]),
+        (
+            "url_field = 'url'\nmin_tokens = 50",
+            &["exact", "url", "link", "thin", "group", "place", "compare"],
+        ),
     ];
     for (options, rounds) in cases {
         let dir = temp();
@@ -122,7 +125,7 @@ fn a_round_before_its_time_is_told_what_is_missing() {
     task(&recipe, "find", "").complains(&["all tasks of `exact`"]);
     task(&recipe, "exact", "1/2").exits(0);
     task(&recipe, "url", "0/2").exits(2);
-    task(&recipe, "compare", "1/2").complains(&["all tasks of `group`"]);
+    task(&recipe, "compare", "1/2").complains(&["all tasks of `place`"]);
     together(&recipe, "link", &["0/1"]);
     let status = forebay(["run", recipe.to_str().unwrap(), "--status", "--json"]).exits(0).json();
     assert_eq!(status["stage"], "link", "{status}");
@@ -130,9 +133,11 @@ fn a_round_before_its_time_is_told_what_is_missing() {
     let torn = dir.path().join("out/.work/link-0-of-1.bin");
     let bytes = fs::read(&torn).unwrap();
     fs::write(&torn, &bytes[..bytes.len() - 1]).unwrap();
-    task(&recipe, "group", "0/1").complains(&["link-0-of-1.bin", "checksum"]);
+    task(&recipe, "thin", "0/1").exits(0);
+    task(&recipe, "group", "0/1").exits(0);
+    task(&recipe, "place", "0/1").complains(&["link-0-of-1.bin", "checksum"]);
     fs::remove_file(&torn).unwrap();
-    for round in ["link", "group", "compare"] {
+    for round in ["link", "place", "compare"] {
         task(&recipe, round, "0/1").exits(0);
     }
     for stage in ["find", "write", "finish"] {
@@ -149,7 +154,9 @@ fn tasks_that_die_are_done_again() {
         ("read", &["0/2", "1/2"][..]),
         ("exact", &["0/1"][..]),
         ("link", &["0/2", "1/2"][..]),
-        ("group", &["0/2"][..]),
+        ("thin", &["0/2", "1/2"][..]),
+        ("group", &["0/1"][..]),
+        ("place", &["0/2", "1/2"][..]),
         ("compare", &["0/2", "1/2"][..]),
         ("find", &[""][..]),
         ("write", &["0/2", "1/2"][..]),
@@ -295,10 +302,11 @@ fn slurm_scripts_make_the_bytes_of_one_machine() {
     submit.arg(scripts.join("submit.sh")).arg("--partition=cpu");
     submit.env("PATH", path).env("JOBS", &jobs).current_dir("/");
     let ran = ran(&mut submit).exits(0);
-    let stages = ["read", "exact", "link", "group", "compare", "find", "write", "finish"];
+    let stages =
+        ["read", "exact", "link", "thin", "group", "place", "compare", "find", "write", "finish"];
     let expected: String =
         (1..).zip(stages).map(|(job, stage)| format!("{stage}: job {job}\n")).collect();
     assert_eq!(ran.stdout, expected);
-    assert_eq!(fs::read_to_string(jobs.join("partitions")).unwrap(), "cpu\n".repeat(8));
+    assert_eq!(fs::read_to_string(jobs.join("partitions")).unwrap(), "cpu\n".repeat(10));
     assert_eq!(hashes(&dir.path().join("by-slurm")), hashes(prepared()));
 }

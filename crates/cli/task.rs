@@ -17,7 +17,7 @@ pub struct TaskVerb {
     recipe: PathBuf,
     /// The stage: all of `read`, then the rounds of the search for duplicates, then `find`, all of `write`, `finish`
     stage: Stage,
-    /// Which share of the stage, such as 3/16: the fourth of sixteen; `group` takes 0/N, for `compare` of N
+    /// Which share of the stage, such as 3/16: the fourth of sixteen
     #[arg(long, default_value_t, value_name = "K/N")]
     share: Share,
     /// Stands for what the recipe says; equal on all machines
@@ -35,8 +35,12 @@ enum Stage {
     Url,
     /// Round: documents that are equal on a band
     Link,
-    /// Round: which buckets hang together; one task
+    /// Round: links of documents, each once
+    Thin,
+    /// Round: which documents hang together; one task
     Group,
+    /// Round: buckets to the groups that they connect
+    Place,
     /// Round: texts of documents that share buckets
     Compare,
     /// What the rounds found, or everything if there were none; repeated text; one task
@@ -50,9 +54,7 @@ enum Stage {
 impl TaskVerb {
     pub fn run(self, global: &Global, report: &mut Report) -> anyhow::Result<()> {
         let single = matches!(self.stage, Stage::Find | Stage::Finish | Stage::Group);
-        if single && self.share.number > 0
-            || matches!(self.stage, Stage::Find | Stage::Finish) && self.share.of > 1
-        {
+        if single && self.share.of > 1 {
             let what = format!("expected none for a stage of one task, found {}", self.share);
             return Err(Usage(format!("--share: {what}")).into());
         }

@@ -45,9 +45,10 @@ impl Record for Placed {
 }
 
 impl Placed {
-    pub(crate) fn new(entry: Entry, clusters: &mut Clusters, stage: &Stage<'_>) -> Self {
+    /// `root` is the first document of its group.
+    pub(crate) fn new(entry: Entry, root: u32, stage: &Stage<'_>) -> Self {
         let document = entry.document;
-        let root = u64::from(clusters.root(document));
+        let root = u64::from(root);
         Self {
             // An odd factor: different for different roots, spread over all of u64.
             group: (root + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
@@ -56,11 +57,6 @@ impl Placed {
             reserved: 0,
             bucket: entry.key(),
         }
-    }
-
-    /// Spread over all of `u64`.
-    pub(crate) fn group(&self) -> u64 {
-        self.group
     }
 }
 
@@ -85,7 +81,10 @@ impl<'a> Candidates<'a> {
     ) -> Result<()> {
         let Self { stage, fuzzy, entries } = self;
         let mut groups = Groups::new(stage, fuzzy, entries.count());
-        entries.each(|entry| groups.push(Placed::new(entry, &mut clusters, stage)))?;
+        entries.each(|entry| {
+            let root = clusters.root(entry.document);
+            groups.push(Placed::new(entry, root, stage))
+        })?;
         drop(clusters);
         groups.cover(covered)
     }

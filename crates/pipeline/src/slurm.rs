@@ -11,7 +11,7 @@ use std::path::Path;
 
 use forebay_store::{create_dir, publish_bytes};
 
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, is_uri};
 use crate::task::StageTasks;
 use crate::{Error, Result};
 
@@ -27,6 +27,7 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
         let what = "tasks share scratch files beside the output; expected it to be left out";
         return Err(Error::key("execution.tmp_dir", what));
     }
+    job.shared()?;
     create_dir(directory)?;
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|e| forebay_store::Error::io("resolve", path, e))
@@ -34,6 +35,9 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
     let mut recipe = recipe.clone();
     recipe.output.path = absolute(&job.out)?;
     for input in &mut recipe.input.paths {
+        if is_uri(input) {
+            continue;
+        }
         *input = absolute(Path::new(&*input))?.to_string_lossy().into_owned();
     }
     let directory = &absolute(directory)?;
@@ -55,7 +59,6 @@ pub fn emit(recipe: &Recipe, program: &Path, tasks: usize, directory: &Path) -> 
         };
         let share = match stage {
             _ if shares => format!(" --share \"$SLURM_ARRAY_TASK_ID/{count}\""),
-            "group" => format!(" --share 0/{tasks}"),
             _ => String::new(),
         };
         let script = format!(

@@ -75,6 +75,12 @@ impl<R: Record> Sorter<R> {
         Self { name, partitions, memory_bytes, threads, held: 0, first, last }
     }
 
+    /// How many were pushed.
+    pub(crate) fn count(&self) -> u64 {
+        let bytes: u64 = self.partitions.iter().map(Partition::bytes).sum();
+        bytes / size_of::<R>() as u64
+    }
+
     /// Each thread sorts one partition while results of two more wait.
     fn partition_bytes(memory_bytes: u64, threads: usize) -> u64 {
         (memory_bytes / (4 * threads.max(1) as u64)).max(MIN_PARTITION_BYTES)

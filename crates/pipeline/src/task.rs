@@ -1,7 +1,7 @@
 //! Tasks: pieces of a run that can be done apart, again, and on any machine that sees the output.
 //!
 //! ```text
-//! read 0/n … n-1/n ─▶ [exact ─▶ url ─▶ link ─▶ group ─▶ compare, each 0/n … n-1/n] ─▶ find ─▶ write 0/m … m-1/m ─▶ finish
+//! read 0/n … n-1/n ─▶ [exact ─▶ url ─▶ link ─▶ thin ─▶ group ─▶ place ─▶ compare, each 0/n … n-1/n] ─▶ find ─▶ write 0/m … m-1/m ─▶ finish
 //! ```
 //! The rounds in brackets may be left out: `find` then looks for duplicates alone.
 //! A task leaves a file that says so, written last; one that finds it has nothing to do. Two copies
@@ -14,10 +14,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use forebay_shard::input;
 use forebay_store::Lock;
 
 use crate::progress::Progress;
-use crate::recipe::Job;
+use crate::recipe::{Job, is_uri};
 use crate::round::Round;
 use crate::run::{Asked, Equipment, Finished, allow_many_files};
 use crate::work::{Start, Work};
@@ -65,18 +66,21 @@ impl StageTasks {
 
 /// Each reads the column: 16 B a document.
 const MOST_OF_A_COLUMN: usize = 64;
+/// Each reads the tables of all runs; more shares would read nothing else.
+const MOST_OF_RUNS: usize = 256;
 
 impl Task {
-    /// The task of a stage by its name. A stage that is done by one machine has no shares, but
-    /// `group` is told how many shares `compare` will have.
+    /// The task of a stage by its name. A stage that is done by one machine has no shares.
     pub fn parse(stage: &str, share: Share) -> Option<Self> {
-        let rounds = [Round::Exact, Round::Url, Round::Link, Round::Group, Round::Compare];
+        let share = if stage == Round::Group.name() { Share::default() } else { share };
         Some(match stage {
             "read" => Self::Read(share),
             "find" => Self::Find,
             "write" => Self::Write(share),
             "finish" => Self::Finish,
-            other => Self::Search(rounds.into_iter().find(|round| round.name() == other)?, share),
+            other => {
+                Self::Search(Round::ALL.into_iter().find(|round| round.name() == other)?, share)
+            }
         })
     }
 }
@@ -139,12 +143,28 @@ impl Job {
                 Round::Group => 1,
                 Round::Exact | Round::Url => MOST_OF_A_COLUMN,
                 // A share of a quarter of a band reads it all.
-                Round::Link => 4 * bands,
+                Round::Link | Round::Place => 4 * bands,
+                Round::Thin => MOST_OF_RUNS,
                 Round::Compare => usize::MAX,
             },
         });
         let ends = [single("find"), shares("write"), single("finish")];
         [shares("read")].into_iter().chain(rounds).chain(ends).collect()
+    }
+
+    /// Bytes that each of `of` shares of `read` reads. One that reads none need not be done.
+    ///
+    /// # Errors
+    /// If an input cannot be found.
+    pub fn bytes_to_read(&self, of: usize) -> Result<Vec<u64>> {
+        let sources = input::discover(&self.inputs, &self.options.input, Some(&self.out))?;
+        let mut bytes = vec![0; of];
+        for (number, source) in sources.iter().enumerate() {
+            let size: u64 = source.files().iter().map(|file| file.bytes).sum();
+            // Also one that is empty is read: its task says so.
+            bytes[number % of] += size.max(1);
+        }
+        Ok(bytes)
     }
 
     /// Does one task. The last one, [`Task::Finish`], returns the dataset; it also does what other
@@ -153,7 +173,17 @@ impl Job {
     /// # Errors
     /// Whatever stops it, so also a missing task before it; the task can be done again.
     pub fn perform(&self, task: Task, progress: &Progress) -> Result<Option<Finished>> {
-        journal::kept(&self.out, &task.to_string(), || self.attempt(task, progress))
+        self.shared()?;
+        journal::kept(&self.out, &task.to_string(), progress, || self.attempt(task, progress))
+    }
+
+    /// Tasks need a directory that all of their machines see.
+    pub(crate) fn shared(&self) -> Result<()> {
+        if is_uri(&self.out.to_string_lossy()) {
+            let what = "tasks meet in a directory that all machines see; expected one, found a URI";
+            return Err(Error::key("output.path", what));
+        }
+        Ok(())
     }
 
     fn attempt(&self, task: Task, progress: &Progress) -> Result<Option<Finished>> {
