@@ -73,6 +73,7 @@ impl Dedup {
                 ..recipe::Output::default()
             },
             execution: global.recipe(),
+            places: recipe::Places::default(),
         };
         let mut run = Run::new(&recipe)?;
         run.job.options.form = form;

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use forebay_pipeline::Recipe;
-use forebay_pipeline::recipe::{self, Shuffle, Size};
+use forebay_pipeline::recipe::{self, Executor, Shuffle, Size};
 
 use crate::args::{Global, Inputs, Out, Output, TokenizeArgs};
 use crate::duplicates::DedupArgs;
@@ -80,6 +80,10 @@ impl Prep {
             return Err(Usage(format!("--{flag}: expected it without --recipe: {what}")).into());
         }
         let mut recipe = Recipe::read(file, &[])?;
+        if recipe.execution.executor != Executor::Local {
+            let what = "--recipe: expected one for this machine, found another executor in it";
+            return Err(Usage(format!("{what}; `forebay run` takes it")).into());
+        }
         recipe.input.paths.clone_from(&self.inputs.inputs);
         recipe.output.path.clone_from(&self.out.out);
         global.lay_over(&mut recipe.execution);
@@ -100,6 +104,7 @@ impl Prep {
                 stats: self.stats,
             },
             execution: global.recipe(),
+            places: recipe::Places::default(),
         })
     }
 }

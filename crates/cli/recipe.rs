@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::{Args, Subcommand, ValueEnum};
-use forebay_pipeline::recipe::TEMPLATE;
-use forebay_pipeline::{Outline, PlannedTask, Recipe, Status, slurm, status};
+use forebay_pipeline::recipe::{self, TEMPLATE};
+use forebay_pipeline::{Outline, PlannedTask, Recipe, Running, StageRate, Status, slurm, status};
 use serde_json::json;
 
 use crate::args::Global;
@@ -34,21 +34,21 @@ pub struct RunRecipe {
     /// Only say how far it is; from any machine that sees the output
     #[arg(long, conflicts_with_all = ["fresh", "print_plan"])]
     status: bool,
-    /// Who runs the tasks: threads of this process, or a cluster
-    #[arg(long, requires_if("slurm", "emit"))]
+    /// Who runs the tasks: threads of this process, or a cluster [default: what the recipe says]
+    #[arg(long)]
     executor: Option<Executor>,
     /// Where the scripts of `--executor slurm` go
     #[arg(long, value_name = "DIR", conflicts_with_all = ["fresh", "print_plan", "status"])]
     emit: Option<PathBuf>,
     /// Tasks of a stage, of `--executor slurm` or `ray`; 16, or four for each CPU of the cluster
-    #[arg(long, value_name = "N", requires = "executor")]
+    #[arg(long, value_name = "N")]
     tasks: Option<NonZeroUsize>,
     /// The cluster of `--executor ray`; one of this machine if there is none
-    #[arg(long, value_name = "ADDRESS", requires = "executor")]
+    #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Executor {
     /// Threads of this process
     Local,
@@ -83,10 +83,28 @@ impl RunRecipe {
             return Ok(());
         }
         global.lay_over(&mut recipe.execution);
-        if self.emit.is_some() && !matches!(self.executor, Some(Executor::Slurm)) {
-            return Err(Usage("--emit: expected `--executor slurm` with it".into()).into());
+        let executor = self.executor.unwrap_or(match recipe.execution.executor {
+            recipe::Executor::Local => Executor::Local,
+            recipe::Executor::Ray => Executor::Ray,
+            recipe::Executor::Slurm => Executor::Slurm,
+        });
+        let usage = |what: &str| Err(Usage(what.into()).into());
+        match executor {
+            Executor::Slurm if self.emit.is_none() && !self.print_plan => {
+                return usage("--executor slurm: expected `--emit DIR` with it, for the scripts");
+            }
+            Executor::Ray | Executor::Local if self.emit.is_some() => {
+                return usage("--emit: expected `--executor slurm` with it");
+            }
+            Executor::Slurm | Executor::Local if self.address.is_some() => {
+                return usage("--address: expected `--executor ray` with it");
+            }
+            Executor::Local if self.tasks.is_some() && !self.print_plan => {
+                return usage("--tasks: expected `--executor ray` or `slurm` with it");
+            }
+            _ => {}
         }
-        if let (Some(Executor::Slurm), Some(directory)) = (self.executor, &self.emit) {
+        if let (Executor::Slurm, Some(directory)) = (executor, &self.emit) {
             let tasks = self.tasks.map_or(SLURM_TASKS, NonZeroUsize::get);
             slurm::emit(&recipe, &std::env::current_exe()?, tasks, directory)?;
             let directory = directory.display();
@@ -94,7 +112,7 @@ impl RunRecipe {
             report.json(json!({ "directory": directory.to_string() }));
             return Ok(());
         }
-        if let (Some(Executor::Ray), false) = (self.executor, self.print_plan) {
+        if let (Executor::Ray, false) = (executor, self.print_plan) {
             return self.on_ray(global, report);
         }
         recipe.execution.keep_going |= self.keep_going;
@@ -110,7 +128,12 @@ impl RunRecipe {
                 stdout.flush()?;
             }
             let size = format::bytes(bytes);
-            report.line(format!("{}: {files} files, {size} → {}", job.stage, job.out.display()));
+            let plural = if files == 1 { "" } else { "s" };
+            report.line(format!(
+                "{}: {files} file{plural}, {size} → {}",
+                job.stage,
+                job.out.display()
+            ));
             for stage in stages {
                 report.line(format!(
                     "{:<7}{:>10} × {:<20} {} → {}",
@@ -121,8 +144,23 @@ impl RunRecipe {
                     stage.writes
                 ));
             }
+            // As a cluster does it; how many CPUs one of Ray has is not asked here.
+            let shares = (executor != Executor::Local || self.tasks.is_some()).then(|| {
+                let tasks = self.tasks.map_or(SLURM_TASKS, NonZeroUsize::get);
+                job.stages().into_iter().map(|stage| (stage.stage, stage.count(tasks))).collect()
+            });
+            let shares: Vec<(&str, usize)> = shares.unwrap_or_default();
+            if !shares.is_empty() {
+                let each: Vec<String> =
+                    shares.iter().map(|(stage, n)| format!("{n} {stage}")).collect();
+                let all: usize = shares.iter().map(|(_, count)| count).sum();
+                report.line(format!("in {all} tasks, stage after stage: {}", each.join(", ")));
+            }
             let (out, options) = (&job.out, &job.options);
-            report.json(json!({ "stage": job.stage, "files": files, "bytes": bytes, "out": out, "stages": stages, "options": options }));
+            report.json(json!({
+                "stage": job.stage, "files": files, "bytes": bytes, "out": out, "stages": stages,
+                "shares": shares, "options": options,
+            }));
             return Ok(());
         }
         job.execution.fresh = self.fresh;
@@ -152,7 +190,8 @@ impl RunRecipe {
         command.args(["-m", "forebay.ray"]).arg(&self.recipe);
         let threads = global.threads.map(|threads| format!("execution.threads={threads}"));
         let memory = global.memory.map(|bytes| format!("execution.memory={bytes}"));
-        for set in self.set.iter().chain(&threads).chain(&memory) {
+        let keep_going = self.keep_going.then(|| "execution.keep_going=true".to_owned());
+        for set in self.set.iter().chain(&threads).chain(&memory).chain(&keep_going) {
             command.arg("--set").arg(set);
         }
         if let Some(address) = &self.address {
@@ -194,6 +233,15 @@ fn tell_status(out: &Path, report: &mut Report) -> anyhow::Result<()> {
             report
                 .line(format!("read  {documents:>14} documents  {text:>12}   {} parts", run.parts));
             report.line(format!("write {:>14} shards in {shown}", run.shards));
+            for stage in &run.stages {
+                report.line(stage_line(stage));
+            }
+            for running in &run.at_work {
+                report.line(format!("at    {}: {}", process(running), how_far(running)));
+            }
+            for lost in &run.lost {
+                report.line(format!("lost  {}: died at {}", process(lost), how_far(lost)));
+            }
             for failure in &run.failed {
                 report
                     .line(format!("fail  {} on {}: {}", failure.task, failure.host, failure.error));
@@ -209,6 +257,29 @@ fn tell_status(out: &Path, report: &mut Report) -> anyhow::Result<()> {
     }
     report.json(serde_json::to_value(&status)?);
     Ok(())
+}
+
+fn process(running: &Running) -> String {
+    format!("{} on {}, process {}", running.task, running.host, running.process)
+}
+
+/// Where a process is in its stage.
+fn how_far(running: &Running) -> String {
+    let Some(leg) = running.legs.last() else { return "its start".into() };
+    let share = if leg.total > 0 { format::percent(leg.done, leg.total) } else { String::new() };
+    format!("{} {share} {:.0} s", leg.stage, leg.seconds).replace("  ", " ")
+}
+
+fn stage_line(stage: &StageRate) -> String {
+    let StageRate { stage, tasks, bytes, seconds } = stage;
+    let rate = *bytes as f64 / seconds.max(1e-3);
+    let rate = if *bytes > 0 {
+        format!("   {}/s each", format::bytes(rate as u64))
+    } else {
+        String::new()
+    };
+    let plural = if *tasks == 1 { "" } else { "s" };
+    format!("took  {stage:<8}{seconds:>10.1} s by {tasks} task{plural}{rate}")
 }
 
 impl RecipeVerb {

@@ -25,7 +25,8 @@ pub struct Run {
 /// Flags are keys of a recipe: an error about one is about the other.
 pub fn as_flag(error: Error) -> anyhow::Error {
     match error {
-        Error::Recipe { place, what, .. } => {
+        // One in a file is told by its line.
+        Error::Recipe { place, what, .. } if !place.contains(' ') => {
             let key = place.rsplit('.').next().unwrap_or_default().replace('_', "-");
             Usage(format!("--{key}: {what}")).into()
         }

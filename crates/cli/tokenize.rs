@@ -64,6 +64,7 @@ impl Tokenize {
                 stats: self.stats,
             },
             execution: global.recipe(),
+            places: recipe::Places::default(),
         };
         let mut run = Run::new(&recipe)?;
         run.job.execution.fresh = self.output.fresh;

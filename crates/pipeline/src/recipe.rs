@@ -38,6 +38,7 @@ mod values;
 
 pub use dedup::{CutPolicy, Dedup, EvalPolicy, Preset};
 pub use job::Job;
+pub use parse::Places;
 pub use values::{Share, Size, parse_bytes};
 
 /// A recipe with every key, as `forebay recipe init` writes it.
@@ -63,13 +64,17 @@ pub struct Recipe {
     /// How it is carried out.
     #[serde(default)]
     pub execution: Machine,
+    /// Where its keys stand, for errors.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 /// What is read, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Input {
-    /// Files, globs or directories.
+    /// Files, globs or directories; one may stand without its brackets.
+    #[serde(deserialize_with = "values::one_or_more")]
     pub paths: Vec<String>,
     /// JSON field or Parquet column of the text.
     pub text_field: String,
@@ -151,6 +156,10 @@ pub enum Executor {
     /// Threads of this process.
     #[default]
     Local,
+    /// Tasks on a Ray cluster.
+    Ray,
+    /// Job arrays, as scripts.
+    Slurm,
 }
 
 impl Default for Input {
@@ -214,7 +223,9 @@ impl Recipe {
     pub fn read(path: &Path, set: &[String]) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|e| forebay_store::Error::io("read", path, e))?;
-        let mut recipe = parse::recipe(&path.display().to_string(), &text, set)?;
+        let name = path.display().to_string();
+        let mut recipe = parse::recipe(&name, &text, set)?;
+        recipe.places = parse::Places::of(&name, &text, set);
         recipe.locate(path.parent().unwrap_or(Path::new("")));
         Ok(recipe)
     }
@@ -222,12 +233,12 @@ impl Recipe {
     /// Paths are relative to the recipe.
     fn locate(&mut self, directory: &Path) {
         let join = |path: &mut PathBuf| {
-            if !path.as_os_str().is_empty() {
+            if !path.as_os_str().is_empty() && !is_uri(&path.to_string_lossy()) {
                 *path = directory.join(&*path);
             }
         };
         let join_text = |path: &mut String| {
-            if path != "-" {
+            if path != "-" && !is_uri(path) {
                 *path = directory.join(&*path).to_string_lossy().into_owned();
             }
         };
@@ -271,6 +282,10 @@ impl Recipe {
     /// # Errors
     /// [`Error::Recipe`] if they do not, [`Error::Tokenize`] without a vocabulary.
     pub fn job(&self) -> Result<Job> {
+        self.look_over().map_err(|error| self.places.told(error))
+    }
+
+    fn look_over(&self) -> Result<Job> {
         let steps = self.steps()?;
         if self.input.paths.is_empty() {
             return Err(Error::key("input.paths", "expected at least one, found none"));
@@ -362,6 +377,13 @@ impl Machine {
             keep_going: self.keep_going,
         }
     }
+}
+
+/// `s3://bucket/key` and its like are relative to nothing.
+pub(crate) fn is_uri(path: &str) -> bool {
+    path.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use forebay_transform::tokenize::{Tokenizer, Vocabulary};
 
 use crate::plan::{Execution, Options};
 use crate::progress::Progress;
-use crate::{Finished, Result, journal};
+use crate::recipe::is_uri;
+use crate::{Error, Finished, Result, journal};
 
 /// A recipe, ready to run.
 #[derive(Debug, Clone)]
@@ -47,7 +48,11 @@ impl Job {
     pub fn run(&self, progress: &Progress) -> Result<Finished> {
         let Self { stage, inputs, out, options, vocabulary, execution, .. } = self;
         let vocabulary = vocabulary.as_ref();
-        journal::kept(out, "run", || {
+        if is_uri(&out.to_string_lossy()) {
+            let what = "expected a directory, found a URI; `forebay run` sends a dataset to one";
+            return Err(Error::key("output.path", what));
+        }
+        journal::kept(out, "run", progress, || {
             crate::run(stage, inputs, out, options, vocabulary, execution, progress)
         })
     }

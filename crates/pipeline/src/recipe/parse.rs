@@ -1,5 +1,7 @@
 //! TOML to a recipe; errors that say where, and what was meant.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -54,15 +56,82 @@ fn in_file(name: &str, text: &str, error: &toml::de::Error) -> Error {
     let start = error.span().map_or(0, |span| span.start.min(text.len()));
     let line = 1 + text[..start].matches('\n').count();
     let written = text[start..].lines().next().unwrap_or("").trim();
-    let message = error.message();
+    let message = &plain(error.message());
     let shown = !written.is_empty() && !message.contains(written);
-    let what = if shown { format!("{message} (`{written}`)") } else { message.to_owned() };
+    let what = if shown { format!("{message} (`{}`)", short(written)) } else { message.to_owned() };
     let place = if error.span().is_some() { format!("{name}, line {line}") } else { name.into() };
     Error::Recipe { place, what, hint: nearest(message) }
 }
 
 fn wrong(place: String, message: &str) -> Error {
-    Error::Recipe { place, what: message.to_owned(), hint: nearest(message) }
+    let what = plain(message);
+    let hint = nearest(&what);
+    Error::Recipe { place, what, hint }
+}
+
+/// In words of TOML, where the parser speaks of types.
+fn plain(message: &str) -> String {
+    let mut message = message.replace("expected f64", "expected a number");
+    for number in ["u16", "u32", "u64", "usize", "a nonzero usize"] {
+        message = message.replace(&format!("expected {number}"), "expected a whole number");
+    }
+    message.replace("expected a sequence", "expected a list")
+}
+
+/// What is shown of a line.
+fn short(written: &str) -> String {
+    const MOST: usize = 80;
+    let mut shown: String = written.chars().take(MOST).collect();
+    if shown.len() < written.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Where a recipe says what: keys with the places that errors name.
+#[derive(Debug, Clone, Default)]
+pub struct Places(BTreeMap<String, String>);
+
+// Where a key stands is no part of what it says.
+impl PartialEq for Places {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Places {
+    /// Keys that stand on lines of their own below the header of their table, or with its name; those
+    /// of `set` stand there.
+    pub(super) fn of(name: &str, text: &str, set: &[String]) -> Self {
+        let (mut places, mut table) = (BTreeMap::new(), String::new());
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if let Some(header) = line.strip_prefix('[').and_then(|rest| rest.split(']').next()) {
+                table = header.trim().to_owned();
+            } else if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+                let key = key.trim();
+                let key = if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") };
+                places.insert(key, format!("{name}, line {number}"));
+            }
+        }
+        for setting in set {
+            if let Some((key, _)) = setting.split_once('=') {
+                places.insert(key.trim().to_owned(), format!("--set {setting}"));
+            }
+        }
+        Self(places)
+    }
+
+    /// An error about a key, with the place of the key.
+    pub(super) fn told(&self, error: Error) -> Error {
+        match error {
+            Error::Recipe { place, what, hint } if self.0.contains_key(&place) => {
+                let place = format!("{}: {place}", self.0[&place]);
+                Error::Recipe { place, what, hint }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Of "unknown field `x`, expected one of `a`, `b`": the name that was meant.

@@ -80,6 +80,23 @@ fn what_is_set_stands_for_what_is_written() {
 }
 
 #[test]
+fn paths_are_relative_to_the_recipe_and_uris_are_not() {
+    let text = "[input]\npaths = ['a/*.jsonl', 's3://b/c/*', '/d', 'https://e/f', '-']\n\
+                [output]\npath = 's3://b/out'\n[execution]\ntmp_dir = 'scratch'\n";
+    let mut recipe = parse(text, &[]).unwrap();
+    recipe.locate(Path::new("runs"));
+    let expected = ["runs/a/*.jsonl", "s3://b/c/*", "/d", "https://e/f", "-"];
+    assert_eq!(recipe.input.paths, expected);
+    assert_eq!(recipe.output.path, Path::new("s3://b/out"));
+    assert_eq!(recipe.execution.tmp_dir.as_deref(), Some(Path::new("runs/scratch")));
+    // What machines share is a directory.
+    let job = recipe.job().unwrap();
+    let refused = job.perform(crate::Task::Find, &crate::Progress::default()).unwrap_err();
+    assert!(refused.to_string().contains("output.path: tasks meet in a directory"), "{refused}");
+    assert!(!Path::new("s3:").exists());
+}
+
+#[test]
 fn a_wrong_key_is_told_with_its_line_and_the_nearest_name() {
     let (what, hint) = complaint(&format!("{LEAST}[dedup]\nthresold = 0.7\n"), &[]);
     assert!(what.starts_with("r.toml, line 6: unknown field `thresold`"), "{what}");
@@ -110,6 +127,32 @@ fn a_wrong_value_is_told_with_its_line() {
     }
     let (what, _) = complaint("", &[]);
     assert!(what.contains("missing field `input`"), "{what}");
+}
+
+#[test]
+fn what_only_shows_when_all_is_looked_over_is_told_with_its_line_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.toml");
+    let text = format!("{LEAST}[dedup]\n# threshold = 2\nthreshold = 7\n");
+    std::fs::write(&path, text).unwrap();
+    let complain =
+        |set: &[String]| Recipe::read(&path, set).unwrap().job().unwrap_err().to_string();
+    let line = format!("{}, line 7: dedup.threshold: expected a number", path.display());
+    assert!(complain(&[]).starts_with(&line), "{}", complain(&[]));
+    let set = ["dedup.threshold=0".to_owned()];
+    assert!(complain(&set).starts_with("--set dedup.threshold=0: dedup.threshold: "));
+}
+
+#[test]
+fn one_path_needs_no_brackets_and_a_type_is_told_in_words() {
+    let recipe = parse("[input]\npaths = 'a'\n[output]\npath = 'o'\n", &["input.paths=b/*"]);
+    assert_eq!(recipe.unwrap().input.paths, ["b/*"]);
+    let (what, _) = complaint(&format!("{LEAST}[dedup]\nthreshold = '1'\n"), &[]);
+    assert!(what.contains("expected a number") && !what.contains("f64"), "{what}");
+    let (what, _) = complaint(&format!("{LEAST}[shuffle]\nseed = 'x'\n"), &[]);
+    assert!(what.contains("expected a whole number"), "{what}");
+    let (what, _) = complaint(&format!("{{\"text\": \"{}\"}}", "long ".repeat(1000)), &[]);
+    assert!(what.len() < 400, "{what}");
 }
 
 #[test]

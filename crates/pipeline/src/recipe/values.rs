@@ -14,6 +14,31 @@ pub struct Size(pub u64);
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Share(pub f64);
 
+/// A list, or what would be alone in it.
+pub(super) fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMore;
+    impl<'de> Visitor<'de> for OneOrMore {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of strings")
+        }
+
+        fn visit_str<E: de::Error>(self, one: &str) -> Result<Vec<String>, E> {
+            Ok(vec![one.to_owned()])
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut all: A) -> Result<Vec<String>, A::Error> {
+            let mut found = Vec::new();
+            while let Some(one) = all.next_element()? {
+                found.push(one);
+            }
+            Ok(found)
+        }
+    }
+    from.deserialize_any(OneOrMore)
+}
+
 /// `8GiB`, `512M`, `1000` → bytes. Powers of 1024.
 ///
 /// # Errors

@@ -372,7 +372,7 @@ def run(
     recipe: str | _os.PathLike[str] | Mapping[str, Any],
     *,
     set: Mapping[str, Any] | None = None,
-    executor: str = "local",
+    executor: str | None = None,
     address: str | None = None,
     tasks: int | None = None,
     fresh: bool = False,
@@ -384,7 +384,7 @@ def run(
             relative to the current directory. `forebay recipe init` writes one with every key.
         set: Stands for what the file says, such as `{"dedup.threshold": 0.9}`.
         executor: `"local"`: threads of this process. `"ray"`: tasks on a Ray cluster whose nodes all
-            see inputs and output; `pip install forebay[ray]`.
+            see inputs and output; `pip install forebay[ray]`. What the recipe says by default.
         address, tasks: Of the Ray cluster; shares of a stage.
         fresh: Throw an unfinished run away. Only of `"local"`.
 
@@ -397,14 +397,16 @@ def run(
         tables = {"execution": {}, **recipe}
         for table, key in (("input", "paths"), ("output", "path")):
             paths = tables.get(table, {}).get(key)
-            if paths and executor != "local":
-                absolute = [_os.path.abspath(path) for path in ([paths] if isinstance(paths, str) else paths)]
-                tables[table] = tables[table] | {key: absolute[0] if isinstance(paths, str) else absolute}
+            if paths:
+                # Tasks run elsewhere: what is relative to this directory would be lost.
+                absolute = [path if "://" in str(path) or path == "-" else _os.path.abspath(path) for path in ([paths] if isinstance(paths, (str, _os.PathLike)) else paths)]
+                tables[table] = tables[table] | {key: absolute[0] if isinstance(paths, (str, _os.PathLike)) else absolute}
         text = _json.dumps(tables)
     else:
         settings = [f"{key}={value if isinstance(value, str) else _json.dumps(value)}" for key, value in (set or {}).items()]
-        # Tasks run elsewhere: what is relative to this directory would be lost.
         text = _core.read_recipe(_os.path.abspath(recipe), settings)
+    if executor is None:
+        executor = _json.loads(text)["execution"].get("executor", "local")
     if executor == "local":
         return _json.loads(_core.run(text, fresh))
     if executor != "ray":
