@@ -35,6 +35,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(recipe::read_recipe, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::run, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::stages, module)?)?;
+    module.add_function(wrap_pyfunction!(recipe::bytes_to_read, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::perform, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     Ok(())

@@ -35,6 +35,12 @@ pub(crate) fn stages(recipe: &str, tasks: usize) -> PyResult<Vec<(&'static str, 
     Ok(stages.into_iter().map(|stage| (stage.stage, stage.count(tasks))).collect())
 }
 
+/// Bytes that each of `of` shares of `read` reads; one of none need not be done.
+#[pyfunction]
+pub(crate) fn bytes_to_read(recipe: &str, of: usize) -> PyResult<Vec<u64>> {
+    job(recipe)?.bytes_to_read(of.max(1)).map_err(|e| error::pipeline(&e))
+}
+
 /// Does one task of a recipe of JSON; returns JSON after the last of them, else nothing.
 #[pyfunction]
 pub(crate) fn perform(
@@ -84,13 +90,18 @@ fn watched<T: Send>(
 ) -> PyResult<T> {
     let stop = Arc::new(AtomicBool::new(false));
     let progress = Progress::new(Arc::clone(&stop));
+    let ended = AtomicBool::new(false);
     let (done, signal) = py.detach(|| {
+        let waiting = std::thread::current();
         std::thread::scope(|scope| {
-            let run = scope.spawn(|| work(&progress));
+            let run = scope.spawn(|| {
+                let _end = End(&ended, waiting.clone());
+                work(&progress)
+            });
             let mut signal = None;
-            while !run.is_finished() {
+            while !ended.load(Ordering::Acquire) {
                 std::thread::park_timeout(LOOK);
-                if signal.is_none() {
+                if signal.is_none() && !ended.load(Ordering::Acquire) {
                     signal = Python::attach(|py| py.check_signals().err());
                     stop.store(signal.is_some(), Ordering::Relaxed);
                 }
@@ -103,6 +114,16 @@ fn watched<T: Send>(
     }
     let done = done.map_err(|_| error::config("a thread of the run panicked"))?;
     done.map_err(|e| error::pipeline(&e))
+}
+
+/// Wakes whoever waits, also if the work panics: most tasks take less than a look.
+struct End<'a>(&'a AtomicBool, std::thread::Thread);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+        self.1.unpark();
+    }
 }
 
 fn told(job: &Job, finished: &Finished) -> String {

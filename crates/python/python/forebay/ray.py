@@ -25,6 +25,8 @@ SLOW = 2.0
 SOON = 2.0
 # How often a task is given to another worker when its own has gone.
 RETRIES = 8
+# What `find` does alone as fast, where there is nobody to share it with.
+ROUNDS = ("exact", "url", "link", "thin", "group", "place", "compare")
 
 
 def _perform(recipe: str, stage: str, number: int, of: int) -> str | None:
@@ -57,7 +59,8 @@ def run(
         machine = json.loads(recipe)["execution"]
         cpus = machine.get("threads") or 1
         recipe = json.dumps(json.loads(recipe) | {"execution": machine | {"threads": cpus}})
-        of = tasks or max(4, 4 * int(ray.cluster_resources().get("CPU", 1)) // cpus)
+        slots = int(ray.cluster_resources().get("CPU", 1)) // cpus
+        of = tasks or max(4, 4 * slots)
         resources = {"num_cpus": cpus, "max_retries": RETRIES, "memory": _bytes(machine["memory"])}
         with contextlib.suppress(KeyError, ValueError):
             # More than any node has would wait for ever: the limit then is the node's.
@@ -66,50 +69,60 @@ def run(
         remote = ray.remote(**resources)(_perform)
         found = None
         for stage, count in _core.stages(recipe, of):
-            found = _stage(ray, remote, recipe, stage, count, of if stage == "group" else count, progress)
-        return json.loads(found[0])
+            if tasks is None and slots <= 1 and stage in ROUNDS:
+                continue
+            numbers = list(range(count))
+            if stage == "read":
+                # The largest first, so that none is left alone at the end.
+                size = _core.bytes_to_read(recipe, count)
+                numbers = sorted((number for number in numbers if size[number]), key=lambda number: -size[number])
+            found = _stage(ray, remote, recipe, stage, numbers, count, progress)
+        return json.loads(next(iter(found.values())))
     finally:
         if ours:
             ray.shutdown()
 
 
-def _stage(ray: Any, remote: Any, recipe: str, stage: str, count: int, of: int, progress: Any) -> dict[int, str | None]:
+def _stage(ray: Any, remote: Any, recipe: str, stage: str, numbers: list[int], of: int, progress: Any) -> dict[int, str | None]:
     """All tasks of a stage, and second copies of those that take long."""
-    begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in range(count)}
+    count = len(numbers)
+    begun = {remote.remote(recipe, stage, number, of): (number, time.monotonic()) for number in numbers}
     # Two machines may not settle who stays at once, nor finish.
     may_copy = count > 1
     copied: set[int] = set()
     done: dict[int, str | None] = {}
     took: list[float] = []
-    while len(done) < count:
-        ready, _ = ray.wait(list(begun), num_returns=1, timeout=1.0)
-        for task in ready:
-            number, start = begun.pop(task)
-            try:
-                answer = ray.get(task)
-            except ray.exceptions.RayTaskError as error:
-                if number in done or any(other == number for other, _ in begun.values()):
-                    continue
-                raise _cause(error) from None
-            except ray.exceptions.RayError as error:
-                if number in done or any(other == number for other, _ in begun.values()):
-                    continue
-                what = f"{stage} {number}/{of}: lost {RETRIES + 1} workers"
-                raise errors.Error(f"{what}: {error}", "run it again: it goes on where it was") from error
-            if number not in done:
-                done[number] = answer
-                took.append(time.monotonic() - start)
-                if progress:
-                    progress(stage, len(done), count)
-        if may_copy and len(took) > max(2, count // 2):
-            limit = max(SOON, SLOW * statistics.quantiles(took, n=20)[-1])
-            late = {number for number, start in begun.values() if time.monotonic() - start > limit}
-            for number in late - copied - done.keys():
-                copied.add(number)
-                begun[remote.remote(recipe, stage, number, of)] = (number, time.monotonic())
-    for task in begun:
-        # A copy that lost: what it writes is what is there.
-        ray.cancel(task)
+    try:
+        while len(done) < count:
+            ready, _ = ray.wait(list(begun), num_returns=1, timeout=1.0)
+            for task in ready:
+                number, start = begun.pop(task)
+                try:
+                    answer = ray.get(task)
+                except ray.exceptions.RayTaskError as error:
+                    if number in done or any(other == number for other, _ in begun.values()):
+                        continue
+                    raise _cause(error) from None
+                except ray.exceptions.RayError as error:
+                    if number in done or any(other == number for other, _ in begun.values()):
+                        continue
+                    what = f"{stage} {number}/{of}: lost {RETRIES + 1} workers"
+                    raise errors.Error(f"{what}: {error}", "run it again: it goes on where it was") from error
+                if number not in done:
+                    done[number] = answer
+                    took.append(time.monotonic() - start)
+                    if progress:
+                        progress(stage, len(done), count)
+            if may_copy and len(took) > max(2, count // 2):
+                limit = max(SOON, SLOW * statistics.quantiles(took, n=20)[-1])
+                late = {number for number, start in begun.values() if time.monotonic() - start > limit}
+                for number in late - copied - done.keys():
+                    copied.add(number)
+                    begun[remote.remote(recipe, stage, number, of)] = (number, time.monotonic())
+    finally:
+        # Copies that lost: what they write is what is there. And what is left after an error or Ctrl-C.
+        for task in begun:
+            ray.cancel(task)
     return done
 
 
