@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
+mod clocks;
 mod corrupt;
 mod cuts;
 mod datatrove;

@@ -1,6 +1,8 @@
 //! Death at any instant: what is resumed equals what was never interrupted, byte for byte.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -40,6 +42,18 @@ fn wait_for(aim: &str, out: &Path, child: &mut Child) {
     }
 }
 
+/// What tasks have left in an output, with numbers that a file made again does not keep.
+fn committed(out: &Path) -> BTreeMap<String, u64> {
+    let directories = [out.to_path_buf(), out.join(".work"), out.join(".work/spool")];
+    let entries = directories.iter().flat_map(|d| fs::read_dir(d).into_iter().flatten().flatten());
+    let named = entries.map(|entry| {
+        let id = entry.metadata().map_or(0, |found| found.ino());
+        (entry.file_name().to_string_lossy().into_owned(), id)
+    });
+    let ends = [".part", ".bin", ".done", ".parquet", "read.json"];
+    named.filter(|(name, _)| ends.iter().any(|end| name.ends_with(end))).collect()
+}
+
 #[test]
 fn twenty_four_kills_leave_no_trace() {
     let dir = temp();
@@ -48,8 +62,17 @@ fn twenty_four_kills_leave_no_trace() {
     let expected = hashes(&whole);
 
     let (mut kills, mut resumed, mut round) = (0, 0, 0);
+    let (mut made, mut again) = (0, 0);
     while kills < 24 {
         let out = dir.path().join(format!("killed-{round}"));
+        let mut before = BTreeMap::new();
+        let mut count = |before: &mut BTreeMap<String, u64>| {
+            let now = committed(&out);
+            again +=
+                now.iter().filter(|(name, id)| before.get(*name).is_some_and(|b| b != *id)).count();
+            made += now.keys().filter(|name| !before.contains_key(*name)).count();
+            before.extend(now);
+        };
         // Up to three deaths of one run, each a little after something was committed.
         for death in 0..3 {
             let random = pseudo_random(10 * round + death);
@@ -58,6 +81,7 @@ fn twenty_four_kills_leave_no_trace() {
             std::thread::sleep(Duration::from_micros(random % 5_000));
             child.kill().unwrap();
             child.wait().unwrap();
+            count(&mut before);
             kills += usize::from(!out.join("manifest.json").exists());
             if !out.join("manifest.json").exists() {
                 assert!(!out.join("documents.idx").exists() || out.join(".work").exists());
@@ -65,10 +89,13 @@ fn twenty_four_kills_leave_no_trace() {
         }
         let ran = prep(&[&sample()], &out, &[&MORE[..], &["--json"]].concat()).exits(0);
         resumed += u64::from(ran.json()["resumed"] == true);
+        count(&mut before);
         assert_eq!(hashes(&out), expected, "round {round}");
-        fs::remove_dir_all(out).unwrap();
+        fs::remove_dir_all(&out).unwrap();
         round += 1;
     }
+    println!("{kills} kills: {again} of {made} files were made twice");
+    assert!(10 * again <= made, "{again} of {made} were made twice");
     assert!(resumed > 3, "{resumed} of {round} rounds had something to resume");
 }
 
@@ -270,6 +297,10 @@ fn two_runs_do_not_write_to_one_place() {
     let ran = prep(&[&sample()], &out, &[]).exits(1);
     assert!(ran.stderr.contains("in use by process 7 on elsewhere"), "{ran:?}");
     assert!(ran.stderr.contains("if its machine is gone"), "{ran:?}");
-    drop(lock);
+    // A server that keeps the lock of a machine that is gone: the hint says how to go on.
+    let file = out.join(".work/lock");
+    assert!(ran.stderr.contains(&format!("delete {}", file.display())), "{ran:?}");
+    fs::remove_file(file).unwrap();
     prep(&[&sample()], &out, &[]).exits(0);
+    drop(lock);
 }

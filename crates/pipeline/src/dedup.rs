@@ -50,6 +50,19 @@ pub(crate) fn run(
     Ok(survivors)
 }
 
+/// Finds out who stays and leaves no word of it.
+pub(crate) fn directly(
+    work: &Work,
+    corpus: &Corpus,
+    execution: &Execution,
+    progress: &Progress,
+) -> Result<Survivors> {
+    let stage = stage(work, corpus, execution, progress)?;
+    let (mut survivors, similar) = stage.search(&work.plan.options.steps)?;
+    survivors.settle(similar);
+    Ok(survivors)
+}
+
 /// What the search needs; part of the memory goes to what is known of each document.
 pub(crate) fn stage<'a>(
     work: &'a Work,

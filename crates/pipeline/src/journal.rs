@@ -1,12 +1,14 @@
 //! What failed, and when: a file a task in the work directory, for `--status` on any machine.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use forebay_shard::manifest::WORK;
 use forebay_store::publish_bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::progress::Progress;
+use crate::pulse::{self, host, slug};
 use crate::{Error, Result};
 
 /// A task that failed, and was not done since.
@@ -18,28 +20,40 @@ pub struct Failure {
     pub error: String,
     /// Name of the machine that it ran on.
     pub host: String,
-    /// Seconds since 1970, by that machine's clock.
+    /// Seconds since 1970, by that machine's clock; to be read by people, who know about clocks.
     pub at: u64,
 }
 
-/// Does `work`, and leaves a word in `out` if it fails. An interruption is no failure.
-pub(crate) fn kept<T>(out: &Path, task: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let file = out.join(WORK).join(format!("{}.failed", task.replace([' ', '/'], "-")));
-    let done = work();
+/// Does `work`, and leaves a word in `out`: that it is at it, how long it took, or why it failed. An
+/// interruption is no failure.
+pub(crate) fn kept<T>(
+    out: &Path,
+    task: &str,
+    progress: &Progress,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let file = out.join(WORK).join(format!("{}.failed", slug(task)));
+    progress.begin();
+    let start = Instant::now();
+    let done = pulse::beating(out, task, progress, work);
     match &done {
         Err(Error::Interrupted) => {}
         // Where there is no work directory, nothing was begun.
         Err(error) if file.parent().is_some_and(Path::exists) => {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
             let (task, error, at) = (task.to_owned(), error.to_string(), now.as_secs());
-            let host = host.trim_end().to_owned();
+            let host = host();
             let failure = Failure { task, error, host, at };
             // A store that cannot be written to is told by the error itself.
             let _ = publish_bytes(&file, &serde_json::to_vec(&failure).unwrap_or_default());
         }
         Err(_) => {}
-        Ok(_) => drop(std::fs::remove_file(file)),
+        Ok(_) => {
+            let _ = std::fs::remove_file(file);
+            if out.join(WORK).is_dir() {
+                pulse::took(out, task, progress, start.elapsed());
+            }
+        }
     }
     done
 }
@@ -110,16 +124,16 @@ mod tests {
     #[test]
     fn a_failure_stays_until_the_task_is_done() {
         let dir = tempfile::tempdir().unwrap();
-        let work = dir.path().join(WORK);
-        assert!(kept::<()>(dir.path(), "read 0/2", || Err(error(5))).is_err());
+        let (work, progress) = (dir.path().join(WORK), Progress::default());
+        assert!(kept::<()>(dir.path(), "read 0/2", &progress, || Err(error(5))).is_err());
         assert!(!work.exists(), "nothing was begun");
         std::fs::create_dir(&work).unwrap();
-        assert!(kept::<()>(dir.path(), "read 0/2", || Err(error(5))).is_err());
-        assert!(kept::<()>(dir.path(), "find", || Err(Error::Interrupted)).is_err());
+        assert!(kept::<()>(dir.path(), "read 0/2", &progress, || Err(error(5))).is_err());
+        assert!(kept::<()>(dir.path(), "find", &progress, || Err(Error::Interrupted)).is_err());
         let found = failures(&work);
         assert_eq!((found.len(), found[0].task.as_str()), (1, "read 0/2"));
         assert!(found[0].error.contains("read"), "{found:?}");
-        kept(dir.path(), "read 0/2", || Ok(())).unwrap();
+        kept(dir.path(), "read 0/2", &progress, || Ok(())).unwrap();
         assert_eq!(failures(&work), []);
     }
 }

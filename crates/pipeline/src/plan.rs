@@ -237,6 +237,15 @@ impl Plan {
         blake3::hash(all.to_string().as_bytes()).to_hex().to_string()
     }
 
+    /// blake3 over the times of all input files.
+    pub(crate) fn input_times(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for file in self.files() {
+            hasher.update(&file.modified_ns.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Must the spool hold the texts?
     pub(crate) fn needs_text(&self) -> bool {
         let steps = &self.options.steps;

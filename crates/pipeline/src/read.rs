@@ -43,6 +43,17 @@ pub(crate) fn run(
     open_parts(work, &counts)
 }
 
+/// Reads all inputs and leaves no word of it.
+pub(crate) fn directly(
+    work: &Work,
+    evals: Option<&Arc<Evals>>,
+    execution: &Execution,
+    progress: &Progress,
+) -> Result<Vec<Part>> {
+    let counts = sources(work, evals, Share::default(), execution, progress)?;
+    open_parts(work, &counts.into_values().collect::<Vec<u32>>())
+}
+
 /// Reads the inputs of a share, if that is not done yet.
 pub(crate) fn share(
     work: &Work,

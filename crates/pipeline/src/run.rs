@@ -115,6 +115,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    pub(crate) fn new(corpus: Corpus, survivors: Survivors, cuts: Cuts) -> Self {
+        let clustering = survivors.clusters();
+        Self { corpus, survivors, clustering, cuts }
+    }
+
     pub(crate) fn outcome(&self) -> Outcome<'_> {
         let Self { corpus, survivors, clustering, cuts } = self;
         Outcome { corpus, survivors, clustering, cuts }
@@ -192,8 +197,7 @@ impl Asked {
         let corpus = self.corpus(work, parts)?;
         let mut survivors = dedup::run(work, &corpus, execution, progress)?;
         let cuts = cuts::run(work, &corpus, &mut survivors, execution, progress)?;
-        let clustering = survivors.clusters();
-        Ok(Found { corpus, survivors, clustering, cuts })
+        Ok(Found::new(corpus, survivors, cuts))
     }
 
     /// Writes the shards that are left, and then everything that makes them a dataset.
@@ -375,6 +379,7 @@ fn publish(
             input_files: plan.files().count() as u64,
             input_bytes: plan.input_bytes(),
             fingerprint: plan.fingerprint(),
+            input_times: Some(plan.input_times()),
             options: serde_json::to_value(&plan.options).unwrap_or_default(),
             parents: parents(plan),
         },

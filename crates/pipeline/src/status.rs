@@ -1,8 +1,9 @@
-//! How far a run is: from files alone, so from any machine that sees them.
+//! How far a run is: from files alone, so from any machine that sees them. Their times are not looked
+//! at: the clocks of machines differ.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
 
 use forebay_shard::manifest::{self, Manifest, WORK};
 use forebay_store::Lock;
@@ -12,6 +13,8 @@ use crate::Result;
 use crate::journal::{self, Failure};
 use crate::part::Part;
 use crate::plan::Plan;
+use crate::progress::Leg;
+use crate::pulse::{self, Pulses, Running};
 use crate::round::Round;
 use crate::task::Share;
 
@@ -45,9 +48,9 @@ pub struct Unfinished {
     pub tasks_done: u64,
     /// Of how many, about; unknown before the first share of a round is done.
     pub tasks: Option<u64>,
-    /// Bytes of text that the stage does in a second, by the times of its files.
+    /// Bytes that the stage does in a second, on all machines that are at it now.
     pub bytes_per_second: Option<f64>,
-    /// Until the stage is done, about, at that rate.
+    /// Until the stage is done, about, as fast as it went so far.
     pub seconds_left: Option<f64>,
     /// Spool parts that are complete.
     pub parts: u64,
@@ -59,6 +62,25 @@ pub struct Unfinished {
     pub shards: u64,
     /// Tasks that failed and were not done since.
     pub failed: Vec<Failure>,
+    /// Who is at work.
+    pub at_work: Vec<Running>,
+    /// Who was, and died.
+    pub lost: Vec<Running>,
+    /// What stages took so far, in their order.
+    pub stages: Vec<StageRate>,
+}
+
+/// What a stage took so far, summed over all tasks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StageRate {
+    /// Its name.
+    pub stage: String,
+    /// Processes that were or are at it.
+    pub tasks: u64,
+    /// What they did, if it is counted in bytes.
+    pub bytes: u64,
+    /// Their time: two processes of a second each took two.
+    pub seconds: f64,
 }
 
 /// How far the run in `out` is.
@@ -82,14 +104,10 @@ pub fn status(out: &Path) -> Result<Status> {
     };
     let at_work = names(&work);
     let of_spool = names(&plan.spool);
-    let paths = of_spool.iter().filter(|name| name.ends_with(".part"));
-    let parts: Vec<(PathBuf, Part)> = paths
-        .map(|name| plan.spool.join(name))
-        .filter_map(|path| Part::open(&path).map(|part| (path, part)))
-        .collect();
-    let done: Vec<PathBuf> =
-        at_work.iter().filter(|name| name.ends_with(".done")).map(|name| work.join(name)).collect();
-    let text_bytes: u64 = parts.iter().map(|(_, part)| part.footer.text_bytes).sum();
+    let parts = of_spool.iter().filter(|name| name.ends_with(".part"));
+    let parts: Vec<Part> = parts.filter_map(|name| Part::open(&plan.spool.join(name))).collect();
+    let done = at_work.iter().filter(|name| name.ends_with(".done")).count();
+    let text_bytes: u64 = parts.iter().map(|part| part.footer.text_bytes).sum();
 
     // A round is where its first file is, until the next one has begun.
     let shares = |round: &Round| {
@@ -108,49 +126,85 @@ pub fn status(out: &Path) -> Result<Status> {
     // More than there will be, where documents go.
     let shards_expected = text_bytes.div_ceil(plan.options.shard_bytes.max(1)).max(1);
     let counted = |count: usize, of: u64| (count as u64, Some(of.max(count as u64)));
-    let (stage, (tasks_done, tasks), times) = match round {
-        _ if !has("read.json") && round.is_none() => {
-            let times = rate(parts.iter().map(|(path, part)| (path, part.footer.text_bytes)));
-            ("read", counted(parts.len(), parts_expected), times)
-        }
-        Some((name, (found, of))) if !has("dedup.bin") => (name, (found, Some(of)), None),
-        _ if !has("dedup.bin") => ("dedup", (0, Some(1)), None),
-        _ if !plan.options.steps.cuts.is_empty() && !has("cuts.bin") => {
-            ("cuts", (0, Some(1)), None)
-        }
-        _ => {
-            let times = rate(done.iter().map(|path| (path, plan.options.shard_bytes)));
-            ("write", counted(done.len(), shards_expected), times)
-        }
+    let (stage, (tasks_done, tasks)) = match round {
+        // Shares, if tasks read; they end when the next task finds them complete.
+        _ if !has("read.json") && round.is_none() => match shares_read(&at_work) {
+            Some((found, of)) => ("read", (found, Some(of))),
+            None => ("read", counted(parts.len(), parts_expected)),
+        },
+        Some((name, (found, of))) if !has("dedup.bin") => (name, (found, Some(of))),
+        _ if !has("dedup.bin") => ("dedup", (0, Some(1))),
+        _ if !plan.options.steps.cuts.is_empty() && !has("cuts.bin") => ("cuts", (0, Some(1))),
+        _ => ("write", counted(done, shards_expected)),
     };
-    let seconds_left = match (times, tasks) {
-        (Some((_, seconds_each)), Some(tasks)) => Some((tasks - tasks_done) as f64 * seconds_each),
-        _ => None,
+    let pulses = Pulses::of(&work, &at_work);
+    // A run on one machine is in the stage that it says; a task goes through others on its way.
+    let legs = |running: &Running| running.legs.last().cloned();
+    let alone = pulses.running.iter().find(|running| running.task == "run").and_then(legs);
+    let (bytes_per_second, seconds_left) = match &alone {
+        Some(leg) => (leg.rate(), leg.seconds_left()),
+        None => together(&pulses, stage),
     };
     Ok(Status::Unfinished(Box::new(Unfinished {
-        running: Lock::take(&work.join("lock")).is_err(),
+        // The lock tells of a run that has only begun.
+        running: !pulses.running.is_empty() || Lock::is_held(&work.join("lock")),
         stage,
         tasks_done,
         tasks,
-        bytes_per_second: times.map(|(rate, _)| rate),
+        bytes_per_second,
         seconds_left,
         parts: parts.len() as u64,
-        documents: parts.iter().map(|(_, part)| u64::from(part.footer.documents)).sum(),
+        documents: parts.iter().map(|part| u64::from(part.footer.documents)).sum(),
         text_bytes,
-        shards: done.len() as u64,
+        shards: done as u64,
         failed: journal::failures(&work),
+        stages: rates(&pulses),
+        at_work: pulses.running,
+        lost: pulses.lost,
     })))
 }
 
-/// Bytes a second and seconds a file, from when files were written; needs two of different times.
-fn rate<'a>(files: impl Iterator<Item = (&'a PathBuf, u64)>) -> Option<(f64, f64)> {
-    let time = |path: &PathBuf| fs::metadata(path).and_then(|found| found.modified()).ok();
-    let mut written: Vec<(SystemTime, u64)> =
-        files.filter_map(|(path, bytes)| Some((time(path)?, bytes))).collect();
-    written.sort_unstable();
-    let (first, last) = (written.first()?.0, written.last()?.0);
-    let seconds = last.duration_since(first).ok().filter(|took| !took.is_zero())?.as_secs_f64();
-    // The first was begun before the clock was.
-    let bytes: u64 = written[1..].iter().map(|&(_, bytes)| bytes).sum();
-    Some((bytes as f64 / seconds, seconds / (written.len() - 1) as f64))
+/// Tasks that have read their share, and of how many, about.
+fn shares_read(names: &[String]) -> Option<(u64, u64)> {
+    let shares = names.iter().filter_map(|name| {
+        let share = name.strip_prefix("read-")?.strip_suffix(".json")?;
+        share.replacen("-of-", "/", 1).parse().ok()
+    });
+    let shares: Vec<Share> = shares.collect();
+    let of = shares.iter().map(|share| share.of).max()?;
+    Some((shares.iter().filter(|share| share.of == of).count() as u64, of as u64))
+}
+
+/// Bytes a second of all tasks that are at `stage`, and the time until it is done.
+fn together(pulses: &Pulses, stage: &str) -> (Option<f64>, Option<f64>) {
+    // What `find` does has names of its own.
+    let task = if matches!(stage, "dedup" | "cuts") { "find" } else { stage };
+    let at_it: Vec<&Running> =
+        pulses.running.iter().filter(|running| pulse::stage_of(&running.task).0 == task).collect();
+    let rates: Vec<f64> =
+        at_it.iter().filter_map(|running| running.legs.last().and_then(Leg::rate)).collect();
+    let rate = (!rates.is_empty()).then(|| rates.iter().sum());
+    // All have the same number of shares, or the run was begun twice.
+    let of = at_it.iter().map(|running| pulse::stage_of(&running.task).1.of).max();
+    (rate, of.and_then(|of| pulse::seconds_left(pulses, task, of)))
+}
+
+fn rates(pulses: &Pulses) -> Vec<StageRate> {
+    let mut stages: BTreeMap<&str, StageRate> = BTreeMap::new();
+    let of_running = pulses.running.iter().map(|running| &running.legs);
+    for leg in pulses.took.iter().map(|took| &took.legs).chain(of_running).flatten() {
+        let of_stage = stages.entry(&leg.stage).or_default();
+        of_stage.stage.clone_from(&leg.stage);
+        of_stage.tasks += 1;
+        of_stage.bytes += if leg.bytes { leg.done } else { 0 };
+        of_stage.seconds += leg.seconds;
+    }
+    // What is not among them is looked for by name at the end.
+    const ORDER: [&str; 12] = [
+        "load", "read", "exact", "url", "link", "thin", "group", "place", "compare", "cuts",
+        "write", "finish",
+    ];
+    let mut stages: Vec<StageRate> = stages.into_values().collect();
+    stages.sort_by_key(|of| ORDER.iter().position(|name| *name == of.stage).unwrap_or(ORDER.len()));
+    stages
 }

@@ -6,15 +6,19 @@
 //! spool/         parts, or under --tmp-dir
 //! read.json      the read stage is complete: parts of each source
 //! read-K-of-N.json   a task has read its share: parts of its sources
-//! ROUND-K-of-N.bin   a share of a round of the search for duplicates
+//! ROUND-K-of-N.bin, pairs-K-of-N.run   a share of a round of the search for duplicates (`round`)
 //! dedup.bin      the dedup stage is complete: survivor of each document
 //! cuts.bin       the cuts are found: ranges of bytes, by document
+//! TASK.failed    a task failed, and why (`journal`)
+//! TASK.took, TASK.HOST-PROCESS.running   how long it took, who is at it (`pulse`)
 //! NAME.done      the shard whose tokens are in NAME is complete: its counts, hashes, statistics and
 //!                part of the index
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::cast_slice;
 use forebay_shard::index::ShardIndex;
@@ -25,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::plan::{INDEX_FILE, Plan};
+use crate::pulse;
 use crate::stats::Stats;
 use crate::{Error, Result};
 
@@ -38,7 +43,9 @@ pub(crate) struct Work {
     pub(crate) plan: Plan,
     /// The run began earlier.
     pub(crate) resumed: bool,
-    _lock: Lock,
+    /// What is known of shards, where nothing is left for a run that resumes.
+    held: Option<Mutex<BTreeMap<usize, Vec<u8>>>>,
+    _lock: Option<Lock>,
 }
 
 /// What is known of a complete shard.
@@ -91,7 +98,7 @@ impl Work {
         };
         if recorded.is_some() && (fresh || !begun) {
             remove_spool(&directory);
-            clear(&directory, |name| name != "lock")?;
+            clear(&directory, |name| name != "lock" && !name.ends_with(".running"))?;
             clear(out, is_ours)?;
             recorded = None;
         }
@@ -123,12 +130,13 @@ impl Work {
         publish_bytes(&plan_file, &serde_json::to_vec_pretty(&plan).unwrap_or_default())?;
         create_dir(&plan.spool)?;
         let out = out.to_path_buf();
-        let work = Self { out, made_out, directory, plan, resumed, _lock: lock };
+        let work = Self { out, made_out, directory, plan, resumed, held: None, _lock: Some(lock) };
         for directory in [&work.out, &work.directory, &work.plan.spool] {
             for temporary in temporaries(directory)? {
                 let _ = fs::remove_file(temporary);
             }
         }
+        pulse::clear_lost(&work.directory, &work.names()?);
         Ok(Start::Unfinished(Box::new(work)))
     }
 
@@ -171,8 +179,21 @@ impl Work {
         };
         create_dir(&plan.spool)?;
         let out = out.to_path_buf();
-        let work = Self { out, made_out: false, directory, plan, resumed: true, _lock: lock };
+        let (made_out, resumed, held) = (false, true, None);
+        let work = Self { out, made_out, directory, plan, resumed, held, _lock: Some(lock) };
         Ok(Start::Unfinished(Box::new(work)))
+    }
+
+    /// Room for stages that are called one after another in one process: no lock, no plan, no
+    /// records, nothing to resume.
+    pub(crate) fn bare(out: &Path, plan: Plan) -> Result<Self> {
+        refuse_foreign(out)?;
+        let directory = out.join(WORK);
+        let plan = Plan { spool: directory.join("spool"), ..plan };
+        create_dir(&plan.spool)?;
+        let (out, made_out, resumed) = (out.to_path_buf(), true, false);
+        let held = Some(Mutex::default());
+        Ok(Self { out, made_out, directory, plan, resumed, held, _lock: None })
     }
 
     /// Duplicates and repeated text are found.
@@ -201,7 +222,9 @@ impl Work {
     /// Throws away all that is done, to start over under the same plan.
     pub(crate) fn forget(&self) -> Result<()> {
         clear(&self.plan.spool, |_| true)?;
-        clear(&self.directory, |name| !matches!(name, "lock" | "plan.json" | "spool"))?;
+        clear(&self.directory, |name| {
+            !matches!(name, "lock" | "plan.json" | "spool") && !name.ends_with(".running")
+        })?;
         clear(&self.out, is_ours)
     }
 
@@ -244,7 +267,10 @@ impl Work {
         bytes.extend_from_slice(cast_slice(&tokens));
         bytes.extend_from_slice(cast_slice(&shard.index.blocks));
         bytes.extend_from_slice(&xxh3_64(&bytes).to_le_bytes());
-        publish_bytes(&self.done(number), &bytes)?;
+        match &self.held {
+            Some(held) => drop(lock(held).insert(number, bytes)),
+            None => publish_bytes(&self.done(number), &bytes)?,
+        }
         shard.file.publish()?;
         for (_, sidecar) in shard.sidecars {
             sidecar.publish()?;
@@ -254,7 +280,10 @@ impl Work {
 
     /// A shard that is complete; `None` if it is not.
     pub(crate) fn shard(&self, number: usize) -> Option<(Done, ShardIndex)> {
-        let bytes = fs::read(self.done(number)).ok()?;
+        let bytes = match &self.held {
+            Some(held) => lock(held).get(&number)?.clone(),
+            None => fs::read(self.done(number)).ok()?,
+        };
         let (bytes, checksum) = bytes.split_last_chunk::<8>()?;
         if xxh3_64(bytes) != u64::from_le_bytes(*checksum) {
             return None;
@@ -305,6 +334,10 @@ impl Work {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Cuts `count` values off the front.
 fn take<T: bytemuck::Pod>(bytes: &mut &[u8], count: u64) -> Option<Vec<T>> {
     let length = usize::try_from(count).ok()?.checked_mul(size_of::<T>())?;
@@ -329,10 +362,10 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
     if plan.reads_stdin() {
         return Err(other("input: what comes through a pipe cannot be compared"));
     }
-    // Names and sizes are equal. An input written after the dataset was is another one.
-    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let made = changed(&out.join(manifest::FILE));
-    if plan.files().any(|file| changed(&file.path) > made) {
+    // Names and sizes are equal. One of another time is another input, be it earlier or later: its
+    // time may come from a clock that goes wrong.
+    let times = manifest.lineage.input_times.as_ref();
+    if times.is_some_and(|times| *times != plan.input_times()) {
         return Err(other("inputs (an input has changed since)"));
     }
     // Killed between the manifest and the end: nothing is left to do but this.

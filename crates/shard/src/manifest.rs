@@ -154,8 +154,12 @@ pub struct Lineage {
     pub input_files: u64,
     /// Their size.
     pub input_bytes: u64,
-    /// blake3 over names, sizes and times of the input files and over the options, in hex.
+    /// blake3 over names and sizes of the input files and over the options, in hex.
     pub fingerprint: String,
+    /// blake3 over the times of the input files, as their store told them, in hex: to be compared, never
+    /// to be read as times, since the clocks of machines differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_times: Option<String>,
     /// Every option that the output depends on.
     pub options: serde_json::Value,
     /// blake3 of the manifests of input datasets.

@@ -1,10 +1,15 @@
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{Error, Result};
+
+/// How often, and how long apart, a lock that is held is tried again before that is an error.
+const LOOKS: u32 = 5;
+const LOOK: Duration = Duration::from_millis(10);
 
 /// An exclusive hold on a path, given up when dropped or when the process dies.
 #[derive(Debug)]
@@ -28,6 +33,14 @@ impl Lock {
         Self::hold(path, FlockOperation::NonBlockingLockExclusive)
     }
 
+    /// Does a process have it for itself? Writes nothing, and hinders nobody that takes the lock.
+    pub fn is_held(path: &Path) -> bool {
+        let Ok(file) = std::fs::File::open(path) else { return false };
+        // Shared: to take it for itself, NFS wants a file that is open for writing.
+        let taken = flock(&file, FlockOperation::NonBlockingLockShared);
+        taken == Err(rustix::io::Errno::WOULDBLOCK)
+    }
+
     fn hold(path: &Path, how: FlockOperation) -> Result<Self> {
         let file = OpenOptions::new()
             .create(true)
@@ -36,7 +49,16 @@ impl Lock {
             .write(true)
             .open(path)
             .map_err(|e| Error::io("create", path, e))?;
-        flock(&file, how).map_err(|errno| match errno {
+        // Who only looks whether it is held has it for an instant.
+        let mut taken = flock(&file, how);
+        for _ in 0..LOOKS {
+            if taken != Err(rustix::io::Errno::WOULDBLOCK) {
+                break;
+            }
+            std::thread::sleep(LOOK);
+            taken = flock(&file, how);
+        }
+        taken.map_err(|errno| match errno {
             rustix::io::Errno::WOULDBLOCK => {
                 let mut holder = String::new();
                 // Advice: without it, the error is the same.
@@ -68,7 +90,11 @@ mod tests {
         drop(held);
         let shared = [Lock::share(&path).unwrap(), Lock::share(&path).unwrap()];
         assert!(matches!(Lock::take(&path), Err(Error::Locked { .. })));
+        assert!(!Lock::is_held(&path), "by several, none for itself");
         drop(shared);
-        Lock::take(&path).unwrap();
+        assert!(!Lock::is_held(&path) && !Lock::is_held(&dir.path().join("none")));
+        let held = Lock::take(&path).unwrap();
+        assert!(Lock::is_held(&path));
+        drop(held);
     }
 }
