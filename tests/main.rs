@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "nothing of a test is reachable")]
 
 mod bad_input;
+#[cfg(all(feature = "gcp", feature = "azure"))]
+mod clouds;
 mod corrupt;
 mod cuts;
 mod datatrove;
@@ -14,6 +16,8 @@ mod fs;
 mod gpu;
 mod index;
 mod inspect;
+#[cfg(feature = "s3")]
+mod interrupted;
 mod keep;
 mod layers;
 mod load;
