@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("gpu", &["store"]),
     ("load", &["shard", "store", "gpu"]),
     ("bench", &["store", "load", "gpu"]),
-    ("python", &["load", "shard", "pipeline"]),
+    ("python", &["load", "shard", "pipeline", "store"]),
     ("cli", &["store", "shard", "transform", "pipeline", "gpu", "load", "bench"]),
 ];
 

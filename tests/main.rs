@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod clocks;
+#[cfg(all(feature = "gcp", feature = "azure"))]
+mod clouds;
 mod corrupt;
 mod cuts;
 mod datatrove;
@@ -15,6 +17,8 @@ mod fs;
 mod gpu;
 mod index;
 mod inspect;
+#[cfg(feature = "s3")]
+mod interrupted;
 mod keep;
 mod layers;
 mod load;

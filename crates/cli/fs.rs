@@ -29,7 +29,7 @@ pub struct Fs {
 enum Verb {
     /// Names in a directory, with size and time
     Ls {
-        /// Directory, file or s3://BUCKET/PREFIX
+        /// Directory, file or s3://BUCKET/PREFIX (also gs://, az://)
         path: PathBuf,
         /// And what is below
         #[arg(long, short)]
@@ -61,6 +61,12 @@ enum Verb {
         /// Directories with all that is in them
         #[arg(long, short)]
         recursive: bool,
+        /// Instead: the parts of uploads to s3:// or gs:// that nobody ended
+        #[arg(long, conflicts_with = "recursive")]
+        uploads: bool,
+        /// With --uploads: only those begun so many hours ago
+        #[arg(long, value_name = "HOURS", default_value_t = 24, requires = "uploads")]
+        older_than: u64,
     },
     /// Files and bytes below a path, as long as they are and as much as they take
     Du {
@@ -99,7 +105,10 @@ impl Fs {
             }
             Verb::Cp(args) => args.run(false, threads, global, report),
             Verb::Sync(args) => args.run(true, threads, global, report),
-            Verb::Rm { paths, recursive } => rm(&paths, recursive, threads, report),
+            Verb::Rm { uploads: true, .. } => {
+                Err(Usage("--uploads: expected s3://BUCKET or gs://BUCKET".into()).into())
+            }
+            Verb::Rm { paths, recursive, .. } => rm(&paths, recursive, threads, report),
             Verb::Du { path } => du(&path, threads, report),
             Verb::Doctor { paths, sweep } => examine(&paths, sweep, report),
         }
@@ -148,7 +157,11 @@ impl Fs {
                     false => cat(std::slice::from_ref(path)),
                 })
             }
-            Verb::Rm { paths, recursive } => match paths.as_slice() {
+            Verb::Rm { paths, recursive, uploads, older_than } => match paths.as_slice() {
+                [path] if uploads => {
+                    let age = std::time::Duration::from_secs(older_than.saturating_mul(3600));
+                    remote::rm_uploads(path, age, threads, report)
+                }
                 [path] => remote::rm(path, recursive, threads, report),
                 _ => Err(Usage("give one s3:// path at a time".into()).into()),
             },

@@ -112,6 +112,7 @@ impl CopyArgs {
                 "retries": stats.retries,
                 "hedges_issued": stats.hedges_issued,
                 "hedges_won": stats.hedges_won,
+                "kept_bytes": stats.kept,
             });
             Ok((summary, requests))
         }

@@ -1,4 +1,4 @@
-//! `forebay fs` on `s3://`.
+//! `forebay fs` on `s3://`, `gs://`, `az://` and what web servers have.
 
 use std::io::Write;
 use std::path::Path;
@@ -88,5 +88,27 @@ pub fn rm(path: &Path, recursive: bool, threads: usize, report: &mut Report) -> 
     report.line(format!("remove  {:>10} objects", format::count(removed)));
     let failures = super::tell_failures(&tally, report);
     report.json(json!({ "removed": removed, "failures": failures }));
+    Ok(())
+}
+
+/// Gives up uploads that nobody ended, those that are older than `age`.
+pub fn rm_uploads(
+    path: &Path,
+    age: Duration,
+    threads: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let (remote, prefix) = open(path)?;
+    let (now, tally) = (SystemTime::now(), Tally::default());
+    let is_old = |since| now.duration_since(since).unwrap_or_default() >= age;
+    let all = remote.unfinished(&prefix)?;
+    let count = all.len();
+    let old: Vec<_> = all.into_iter().filter(|upload| is_old(upload.since)).collect();
+    let left = count - old.len();
+    let removed = tree::give_up(&remote, &old, threads, &tally);
+    report.line(format!("remove  {:>10} uploads that nobody ended", format::count(removed)));
+    report.line(format!("leave   {:>10} that are younger", format::count(left as u64)));
+    let failures = super::tell_failures(&tally, report);
+    report.json(json!({ "removed": removed, "left": left, "failures": failures }));
     Ok(())
 }

@@ -230,10 +230,11 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Paths are relative to the recipe.
+    /// Paths are relative to the recipe; URIs are not.
     fn locate(&mut self, directory: &Path) {
+        let is_uri = |path: &str| forebay_store::remote::scheme(path).is_some();
         let join = |path: &mut PathBuf| {
-            if !path.as_os_str().is_empty() && !is_uri(&path.to_string_lossy()) {
+            if !path.as_os_str().is_empty() && !path.to_str().is_some_and(is_uri) {
                 *path = directory.join(&*path);
             }
         };

@@ -7,6 +7,7 @@ use arrow::error::ArrowError;
 use arrow::ffi_stream::FFI_ArrowArrayStream;
 use arrow::record_batch::{RecordBatch, RecordBatchReader};
 use forebay_shard::{Dataset, Error as ShardError};
+use forebay_store::remote::{self, Localized};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use pyo3::prelude::*;
@@ -20,6 +21,8 @@ use crate::error;
 pub(crate) struct Documents {
     dataset: Dataset,
     columns: Option<Vec<String>>,
+    /// A copy of what lies in an object store.
+    _held: Localized,
 }
 
 /// Rows that are decoded together.
@@ -29,14 +32,16 @@ const BATCH_ROWS: usize = 1024;
 impl Documents {
     #[new]
     #[pyo3(signature = (path, columns=None))]
-    fn new(path: PathBuf, columns: Option<Vec<String>>) -> PyResult<Self> {
+    fn new(py: Python<'_>, path: PathBuf, columns: Option<Vec<String>>) -> PyResult<Self> {
+        let held = py.detach(|| remote::local(&path)).map_err(error::store)?;
+        let path = held.path().to_path_buf();
         let dataset = Dataset::open(&path).map_err(|e| error::shard(&e))?;
         if let Some(layout) = dataset.manifest().layout {
             let found = layout.format.name();
             let other = ShardError::OtherFormat { path, expected: "forebay", found };
             return Err(error::shard(&other));
         }
-        let documents = Self { dataset, columns };
+        let documents = Self { dataset, columns, _held: held };
         // A column that is not there is said now, not in the middle of a table.
         documents.reader().map_err(|e| error::shard(&e))?;
         Ok(documents)

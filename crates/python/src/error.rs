@@ -50,6 +50,10 @@ pub(crate) fn load(error: &LoadError) -> PyErr {
     raise(kind(error), &chain(error), error.hint())
 }
 
+pub(crate) fn store(error: forebay_store::Error) -> PyErr {
+    load(&LoadError::Store(error))
+}
+
 pub(crate) fn shard(error: &ShardError) -> PyErr {
     raise(of_shard(error), &chain(error), error.hint())
 }

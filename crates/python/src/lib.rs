@@ -16,6 +16,7 @@ mod documents;
 mod error;
 mod loader;
 mod recipe;
+mod remote;
 mod tensor;
 mod tensors;
 
@@ -32,6 +33,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tensors::save_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::self_test, module)?)?;
     module.add_class::<documents::Documents>()?;
+    module.add_class::<remote::Local>()?;
+    module.add_function(wrap_pyfunction!(remote::local, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::read_recipe, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::run, module)?)?;
     module.add_function(wrap_pyfunction!(recipe::stages, module)?)?;

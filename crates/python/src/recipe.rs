@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use serde_json::json;
 
 use crate::error;
+use crate::remote::Target;
 
 /// How often Ctrl-C is looked for.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(50);
@@ -23,7 +24,13 @@ pub(crate) fn read_recipe(path: PathBuf, set: Vec<String>) -> PyResult<String> {
 pub(crate) fn run(py: Python<'_>, recipe: &str, fresh: bool) -> PyResult<String> {
     let mut job = job(recipe)?;
     job.execution.fresh = fresh;
-    let finished = watched(py, |progress| job.run(progress))?;
+    let target = Target::of(&mut job.out, job.execution.tmp_dir.as_ref())?;
+    let finished = watched(py, |progress| {
+        let finished = job.run(progress)?;
+        target.publish(progress)?;
+        Ok(finished)
+    })?;
+    job.out = target.name(&job.out);
     Ok(told(&job, &finished))
 }
 

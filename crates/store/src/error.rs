@@ -142,16 +142,18 @@ fn hint_of(source: &io::Error, path: &Path) -> Option<String> {
 fn remote_hint(source: &io::Error) -> &'static str {
     match source.kind() {
         ErrorKind::PermissionDenied => {
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they may do; a bucket that is \
-             open to all wants AWS_SKIP_SIGNATURE=true"
+            "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS or \
+             AZURE_STORAGE_CONNECTION_STRING, and what they may do; a bucket that is open to all \
+             wants AWS_SKIP_SIGNATURE=true (GOOGLE_, AZURE_)"
         }
         ErrorKind::NotFound => {
-            "`forebay fs ls` shows what is there; AWS_ENDPOINT_URL names the server"
+            "`forebay fs ls` shows what is there; AWS_ENDPOINT_URL, GOOGLE_BASE_URL or \
+             AZURE_STORAGE_ENDPOINT names the server"
         }
         ErrorKind::InvalidData => "somebody writes it: try again when that is done",
         ErrorKind::Unsupported | ErrorKind::InvalidInput => {
-            "fetch it by its own tools first; `forebay fs cp --help` says what may stand here"
+            "`forebay fs cp --help` says what may stand here; docs/storage.md, which variables count"
         }
-        _ => "check AWS_ENDPOINT_URL and the network, then the same command again: it goes on",
+        _ => "check the endpoint and the network, then the same command again: it goes on",
     }
 }

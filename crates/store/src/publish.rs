@@ -45,6 +45,28 @@ impl NewFile {
         Ok(Self { target: target.to_path_buf(), temporary, file: Some(file), written: 0 })
     }
 
+    /// Goes on with a file that an earlier process began under this temporary name, or begins it.
+    /// Nobody else may be writing it.
+    ///
+    /// # Errors
+    /// As [`NewFile::create`].
+    pub fn resume(target: &Path, temporary: &Path) -> Result<Self> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(temporary)
+            .map_err(|e| Error::io("create", temporary, e))?;
+        let (target, temporary) = (target.to_path_buf(), temporary.to_path_buf());
+        Ok(Self { target, temporary, file: Some(file), written: 0 })
+    }
+
+    /// Leaves the temporary file where it is, to be resumed.
+    pub fn keep(mut self) {
+        self.temporary = PathBuf::new();
+    }
+
     /// The name it will have.
     pub fn target(&self) -> &Path {
         &self.target

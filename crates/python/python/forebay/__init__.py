@@ -79,7 +79,8 @@ class Loader:
 
     Args:
         path: Directory of a dataset, of MDS shards or of ffrecord files, or a Megatron prefix; or a dict of such paths to weights,
-            which sum to 1 and hold exactly over every 4,096 samples.
+            which sum to 1 and hold exactly over every 4,096 samples. Also `s3://BUCKET/PREFIX`, `gs://`, `az://`:
+            the first process of a machine fetches a copy into the cache, the others share it.
         seq_len: Tokens of a sample.
         batch_size: Samples of a batch of one rank; the global batch is `batch_size * world_size`.
         rank, world_size: This rank takes its slots of every global batch.
@@ -151,8 +152,10 @@ class Loader:
         for name, value in zip(names, values):
             if value is not None and value < 0:
                 raise errors.ConfigError(f"{name}: expected 0 or more, found {value}")
+        # Copies of what lies in object stores; they stay while the loader does.
+        self._held = [_core.local(path) for path in paths]
         self._core = _Core(
-            paths,
+            [held.path for held in self._held],
             weights,
             seq_len=seq_len,
             batch_size=batch_size,
@@ -302,7 +305,7 @@ class Loader:
 
 
 def open(path: str | _os.PathLike[str], columns: Sequence[str] | None = None) -> Documents:
-    """The documents of a dataset as Arrow, for `pyarrow.table`, polars, DuckDB, pandas.
+    """The documents of a dataset, also of `s3://`, as Arrow, for `pyarrow.table`, polars, DuckDB, pandas.
 
     Raises:
         NotADatasetError: if `path` holds none.
@@ -333,8 +336,8 @@ def prep(
     has all other options: see `run`.
 
     Args:
-        inputs: Files, globs or directories of JSONL, Parquet or text, also `.gz` and `.zst`.
-        out: Directory of the dataset.
+        inputs: Files, globs or directories of JSONL, Parquet or text, also `.gz` and `.zst`; also of `s3://`, `gs://`, `az://`.
+        out: Directory of the dataset, or `s3://BUCKET/PREFIX`: then it is written to a directory first and sent.
         tokenizer: A `tokenizer.json`, `.tiktoken` or SentencePiece `.model`, or `"gpt2"`.
         seed: Of the shuffle; `None` keeps the order of the inputs.
         keep_text: Store the text beside the tokens.
@@ -413,6 +416,8 @@ def run(
         raise errors.ConfigError(f"executor: expected 'local' or 'ray', found {executor!r}", "`forebay run --executor slurm` writes scripts")
     if fresh:
         raise errors.ConfigError("fresh: expected it with executor='local', found 'ray'", "delete the output directory")
+    if "://" in _json.loads(text)["output"]["path"]:
+        raise errors.ConfigError("output: expected a directory that all nodes see, found a URI", "`forebay fs cp` sends it when it is done")
     from . import ray
 
     if "memory" not in _json.loads(text)["execution"]:

@@ -34,7 +34,7 @@ def load_safetensors(
     views of one piece of memory, which lives until the last of them is gone.
 
     Args:
-        path: File, index or directory.
+        path: File, index or directory; also `s3://BUCKET/KEY`, `gs://`, `az://`, by a copy in the cache.
         device: `"cpu"`, or `"cuda:0"`: by cuFile where a self-test proves that nothing stops over on
             the host, else over page-locked slots; `.info["path"]` says which, and why.
         output: `"torch"`, `"numpy"` (host only) or `"dlpack"`; `"auto"` is torch if it is there.
@@ -49,7 +49,8 @@ def load_safetensors(
 
     ordinal = _ordinal(device)
     threads = threads or min(os.cpu_count() or 1, 8)
-    entries, info = _core.load_tensors(path, ordinal=ordinal, way=io, threads=threads, prober=PROBER)
+    held = _core.local(path)
+    entries, info = _core.load_tensors(held.path, ordinal=ordinal, way=io, threads=threads, prober=PROBER)
     convert = _converter(output, ordinal)
     found = Tensors((name, convert(dtype, shared)) for name, dtype, shared in entries)
     found.metadata = info.pop("metadata")

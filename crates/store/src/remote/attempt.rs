@@ -78,6 +78,8 @@ impl Failure {
                 let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
                 if has(&["503", "429", "SlowDown", "Slow Down"]) {
                     Self::Busy(io::Error::new(ErrorKind::ResourceBusy, words))
+                } else if has(&["status: 401", "status: 403", "status 401", "status 403"]) {
+                    fail(PermissionDenied)
                 } else if has(&["status 4", "status: 4"]) && !has(&["408"]) {
                     fail(InvalidInput)
                 } else {

@@ -1,22 +1,21 @@
 //! One bucket of an S3 endpoint, or one web server.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey as Config};
 use object_store::path::Path as Key;
-use object_store::{
-    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, RetryConfig,
-};
-use tokio::runtime::{Builder, Runtime};
+use object_store::{ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::runtime::Runtime;
 
-use super::data::{Data, Signer};
+use super::data::Data;
 use super::gate::Gate;
+use super::service::{Service, Store};
 use super::{Concurrency, Hedge, parse, scheme};
 use crate::{Error, Result};
 
@@ -35,7 +34,8 @@ pub struct Settings {
     pub at_once: Option<usize>,
     /// Another endpoint than that of the environment.
     pub endpoint: Option<String>,
-    /// Access key and secret, instead of those of the environment.
+    /// Access key and secret, account and key of Azure, or nothing and a token of Google, instead
+    /// of those of the environment.
     pub credentials: Option<(String, String)>,
 }
 
@@ -87,13 +87,15 @@ pub struct Stats {
     pub hedges_won: u64,
     /// Attempts after the first.
     pub retries: u64,
+    /// Bytes of large objects that earlier, interrupted processes moved.
+    pub kept: u64,
 }
 
 /// A bucket, or a web server to read from. Blocking; any number of threads may use it.
 ///
-/// Endpoint, region and credentials come from the environment (`AWS_ENDPOINT_URL`,
-/// `AWS_ACCESS_KEY_ID`, …) or from the machine (web identity, container, instance), as with every
-/// other client. They appear in no message.
+/// Endpoint, region and credentials come from the environment (`AWS_ACCESS_KEY_ID`,
+/// `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_CONNECTION_STRING`, …) or from the machine (web
+/// identity, container, instance), as with every other client. They appear in no message.
 #[derive(Debug, Clone)]
 pub struct Remote {
     pub(super) inner: Arc<Inner>,
@@ -109,15 +111,27 @@ pub(super) struct Inner {
     pub(super) hedge: Mutex<Hedge>,
     pub(super) gate: Gate,
     retries: AtomicU64,
+    kept: AtomicU64,
     seed: AtomicU64,
+    /// Whether the endpoint refuses to replace; asked once.
+    enforces_new: OnceLock<bool>,
 }
 
 /// Everything but bytes: listing, deleting, beginning and ending an upload.
-#[derive(Debug)]
 pub(super) struct Control {
-    pub(super) store: AmazonS3,
+    pub(super) service: Service,
+    pub(super) store: Box<dyn Store>,
     pub(super) bucket: String,
+    /// Of the server and its account: buckets of one are copied by the server itself.
+    pub(super) endpoint: String,
     pub(super) runtime: Runtime,
+}
+
+impl std::fmt::Debug for Control {
+    /// Without the library's part: of some services it shows credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Control({:?} {} {})", self.service, self.endpoint, self.bucket)
+    }
 }
 
 impl Remote {
@@ -128,21 +142,17 @@ impl Remote {
     pub fn open(uri: &str, settings: Settings) -> Result<(Self, String)> {
         let wrong = |source| Error::io("open", std::path::Path::new(uri), source);
         let (root, key, data, control) = match (scheme(uri), parse(uri)) {
-            (Some("s3"), Some((bucket, key))) => {
-                let (data, control) = bucket_of(bucket, &settings).map_err(wrong)?;
-                (format!("s3://{bucket}"), key, data, Some(control))
+            (Some(scheme), Some((bucket, key))) if let Some(service) = Service::of(scheme) => {
+                let (data, control) = service.open(bucket, &settings).map_err(wrong)?;
+                (format!("{scheme}://{bucket}"), key, data, Some(control))
             }
             (Some("http" | "https"), Some((_, key))) => {
                 let root = uri[..uri.len() - key.len()].trim_end_matches('/');
                 let data = Data::open(root, settings.attempt, None).map_err(wrong)?;
                 (root.to_owned(), key, data, None)
             }
-            (Some("gs" | "az" | "abfs" | "abfss"), _) => {
-                let what = "not built in: object stores are read by s3://, http:// and https://";
-                return Err(wrong(io::Error::new(ErrorKind::Unsupported, what)));
-            }
             _ => {
-                let expected = "expected s3://BUCKET/KEY or https://HOST/PATH";
+                let expected = "expected s3://, gs:// or az://BUCKET/KEY, or https://HOST/PATH";
                 return Err(wrong(io::Error::new(ErrorKind::InvalidInput, expected)));
             }
         };
@@ -157,6 +167,8 @@ impl Remote {
             }),
             settings,
             retries: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            enforces_new: OnceLock::new(),
             seed: AtomicU64::new(std::process::id().into()),
         };
         Ok((Self { inner: Arc::new(inner) }, key.into()))
@@ -260,16 +272,19 @@ impl Remote {
     }
 
     /// Whether this endpoint refuses to replace an object when told to: some accept the condition
-    /// and ignore it. Writes and removes an object under `prefix`.
+    /// and ignore it. Writes and removes an object under `prefix`, once for a client.
     ///
     /// # Errors
     /// As [`Remote::read_at`].
     pub fn enforces_new(&self, prefix: &str) -> Result<bool> {
-        let key = format!("{}.forebay-probe-{}", prefix, std::process::id());
+        if let Some(known) = self.inner.enforces_new.get() {
+            return Ok(*known);
+        }
+        let key = format!("{prefix}.forebay-probe-{:016x}", self.inner.random());
         self.put(&key, b"probe")?;
         let refused = self.put_new(&key, &Bytes::from_static(b"again")).map(|written| !written);
         self.delete(&key)?;
-        refused
+        refused.map(|refused| *self.inner.enforces_new.get_or_init(|| refused))
     }
 
     /// Removes an object; one that is not there is fine.
@@ -289,14 +304,17 @@ impl Remote {
     pub fn stats(&self) -> Stats {
         let (requests, hedges_issued, hedges_won) = lock(&self.inner.hedge).counts();
         let retries = self.inner.retries.load(Ordering::Relaxed);
-        Stats { requests, hedges_issued, hedges_won, retries }
+        let kept = self.inner.kept.load(Ordering::Relaxed);
+        Stats { requests, hedges_issued, hedges_won, retries, kept }
     }
 }
 
 impl From<object_store::ObjectMeta> for Entry {
     fn from(meta: object_store::ObjectMeta) -> Self {
         let (key, modified) = (meta.location.to_string(), meta.last_modified.into());
-        Self { key, size: meta.size, modified, etag: meta.e_tag }
+        // Listings of Azure tell it without the quotes that belong to it.
+        let quoted = |tag: String| if tag.ends_with('"') { tag } else { format!("\"{tag}\"") };
+        Self { key, size: meta.size, modified, etag: meta.e_tag.map(quoted) }
     }
 }
 
@@ -335,58 +353,18 @@ impl Inner {
         self.seed.fetch_add(0x9e37_79b9, Ordering::Relaxed)
     }
 
+    /// A number that nobody else will draw.
+    pub(super) fn random(&self) -> u64 {
+        RandomState::new().hash_one((std::process::id(), self.seed(), SystemTime::now()))
+    }
+
+    pub(super) fn count_kept(&self, bytes: u64) {
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn count_retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-/// Both ways to a bucket, as the environment describes it.
-fn bucket_of(bucket: &str, settings: &Settings) -> io::Result<(Data, Control)> {
-    // One thread: it only keeps the library's connections alive.
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let options = ClientOptions::new()
-        .with_timeout(settings.attempt)
-        .with_connect_timeout(Duration::from_secs(5))
-        .with_http1_only();
-    // Attempts are counted, jittered and bounded here, not in there.
-    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_client_options(options)
-        .with_retry(retry);
-    if let Some((key, secret)) = &settings.credentials {
-        builder = builder.with_access_key_id(key).with_secret_access_key(secret);
-    }
-    let endpoint =
-        settings.endpoint.clone().or_else(|| builder.get_config_value(&Config::Endpoint));
-    if let Some(endpoint) = &endpoint {
-        builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
-    }
-    let is_set = |key| {
-        builder.get_config_value(&key).is_some_and(|value| matches!(value.as_str(), "true" | "1"))
-    };
-    let region = builder.get_config_value(&Config::Region).unwrap_or_else(|| "us-east-1".into());
-    let hosted = is_set(Config::VirtualHostedStyleRequest);
-    let url = match &endpoint {
-        Some(endpoint) if hosted => endpoint.trim_end_matches('/').to_owned(),
-        Some(endpoint) => format!("{}/{bucket}", endpoint.trim_end_matches('/')),
-        None if hosted => format!("https://{bucket}.s3.{region}.amazonaws.com"),
-        None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
-    };
-    let (anonymous, requester_pays) = (is_set(Config::SkipSignature), is_set(Config::RequestPayer));
-    let store = builder
-        .build()
-        .map_err(|error| io::Error::other(super::attempt::told(&error.to_string())))?;
-    let signer = Signer {
-        credentials: Arc::clone(store.credentials()),
-        region,
-        requester_pays,
-        anonymous,
-        patience: settings.attempt,
-        runtime: runtime.handle().clone(),
-    };
-    let data = Data::open(&url, settings.attempt, Some(signer))?;
-    Ok((data, Control { store, bucket: bucket.into(), runtime }))
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

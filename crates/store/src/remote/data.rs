@@ -6,14 +6,11 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
-use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
-use object_store::client::{HttpRequest, HttpRequestBody};
-use ring::digest::{SHA256, digest};
-use tokio::runtime::Handle;
-
-use super::attempt::{Failure, told};
+use super::attempt::Failure;
+use super::body::Body;
 use super::client::{Entry, Inner, lock};
 use super::http::{Answer, Connection, Server, first_ready};
+use super::sign::{Plain, Signer};
 use crate::{Error, Result};
 
 /// A bucket, or a plain web server.
@@ -23,24 +20,6 @@ pub(super) struct Data {
     /// Before every key: `/bucket`.
     base: String,
     signer: Option<Signer>,
-}
-
-/// Who signs; `None` where nobody has to.
-pub(super) struct Signer {
-    pub(super) credentials: AwsCredentialProvider,
-    pub(super) region: String,
-    pub(super) requester_pays: bool,
-    /// Nothing is signed; only the path is that of an object store.
-    pub(super) anonymous: bool,
-    /// For what the machine may know.
-    pub(super) patience: Duration,
-    pub(super) runtime: Handle,
-}
-
-impl std::fmt::Debug for Signer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Signer({})", self.region)
-    }
 }
 
 /// What is asked for: method, key, query, headers.
@@ -57,80 +36,69 @@ impl Data {
         Ok(Self { server, base: path.trim_end_matches('/').into(), signer })
     }
 
-    /// The head of a request, signed if it must be.
-    fn head(&self, ask: &Ask<'_>, body: &[u8]) -> io::Result<Vec<u8>> {
-        let authority = self.server.authority();
+    fn target(&self, ask: &Ask<'_>) -> String {
         // The path of a plain web server stands as its user wrote it.
         let key = if self.signer.is_some() { encoded(ask.key) } else { ask.key.into() };
         let mark = if ask.query.is_empty() { "" } else { "?" };
-        let target = format!("{}/{key}{mark}{}", self.base, ask.query);
-        let mut head =
-            format!("{} {target} HTTP/1.1\r\nhost: {authority}\r\n", ask.method).into_bytes();
-        let mut add = |name: &str, value: &[u8]| {
-            head.extend_from_slice(name.as_bytes());
-            head.extend_from_slice(b": ");
-            head.extend_from_slice(value);
-            head.extend_from_slice(b"\r\n");
+        let slash = if key.is_empty() && !self.base.is_empty() { "" } else { "/" };
+        format!("{}{slash}{key}{mark}{}", self.base, ask.query)
+    }
+
+    fn url(&self, target: &str) -> String {
+        let scheme = if self.server.is_secure() { "https" } else { "http" };
+        format!("{scheme}://{}{target}", self.server.authority())
+    }
+
+    fn signed_url(&self, ask: &Ask<'_>) -> io::Result<String> {
+        let (url, secure) = (self.url(&self.target(ask)), self.server.is_secure());
+        let Some(signer) = &self.signer else { return Ok(url) };
+        let plain = Plain {
+            method: ask.method,
+            url: &url,
+            headers: ask.headers,
+            body: &Body::NOTHING,
+            secure,
         };
+        Ok(signer.signed(&plain)?.uri().to_string())
+    }
+
+    /// The head of a request, signed if it must be.
+    fn head(&self, ask: &Ask<'_>, body: &Body<'_>) -> io::Result<Vec<u8>> {
+        let authority = self.server.authority();
+        let target = self.target(ask);
+        let mut headers = ask.headers.to_vec();
         if ask.method == "PUT" {
-            add("content-length", body.len().to_string().as_bytes());
+            headers.push(("content-length", body.len().to_string()));
         }
-        match self.signer.as_ref().filter(|signer| !signer.anonymous) {
-            None => ask.headers.iter().for_each(|(name, value)| add(name, value.as_bytes())),
-            Some(signer) => {
-                let scheme = if self.server.is_secure() { "https" } else { "http" };
-                let signed = signer.signed(
-                    &format!("{scheme}://{authority}{target}"),
-                    ask,
-                    body,
-                    self.server.is_secure(),
-                )?;
-                for (name, value) in signed.headers() {
-                    if name.as_str() != "host" {
-                        add(name.as_str(), value.as_bytes());
-                    }
-                }
-            }
-        }
-        head.extend_from_slice(b"\r\n");
-        Ok(head)
+        let Some(signer) = &self.signer else {
+            let headers = headers.iter().map(|(name, value)| (*name, value.as_bytes()));
+            return Ok(head_of(ask.method, &target, &authority, headers));
+        };
+        let (url, secure) = (self.url(&target), self.server.is_secure());
+        let plain = Plain { method: ask.method, url: &url, headers: &headers, body, secure };
+        let signed = signer.signed(&plain)?;
+        // A signature may be part of the URL.
+        let target = signed.uri().path_and_query().map_or(target.as_str(), |p| p.as_str());
+        let headers = signed.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        Ok(head_of(ask.method, target, &authority, headers))
     }
 }
 
-impl Signer {
-    fn signed(
-        &self,
-        url: &str,
-        ask: &Ask<'_>,
-        body: &[u8],
-        secure: bool,
-    ) -> io::Result<HttpRequest> {
-        let wrong = |what: &dyn std::fmt::Display| {
-            io::Error::new(ErrorKind::InvalidInput, what.to_string())
-        };
-        // TLS protects a body by itself; where there is none, its hash is part of the signature.
-        let unsigned = secure && ask.method == "PUT";
-        let digest = (!unsigned && !body.is_empty()).then(|| digest(&SHA256, body));
-        let mut request = HttpRequest::new(HttpRequestBody::empty());
-        *request.uri_mut() = url.parse().map_err(|e| wrong(&e))?;
-        *request.method_mut() = ask.method.parse().map_err(|e| wrong(&e))?;
-        for (name, value) in ask.headers {
-            let value = value.parse().map_err(|e| wrong(&e))?;
-            request.headers_mut().insert(*name, value);
+fn head_of<'h>(
+    method: &str,
+    target: &str,
+    authority: &str,
+    headers: impl Iterator<Item = (&'h str, &'h [u8])>,
+) -> Vec<u8> {
+    let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {authority}\r\n").into_bytes();
+    for (name, value) in headers.filter(|(name, _)| *name != "host") {
+        for bytes in [name.as_bytes(), b": ", value, b"\r\n"] {
+            head.extend_from_slice(bytes);
         }
-        // Where no variable says them, they are asked of the machine, which may know none.
-        let asked =
-            async { tokio::time::timeout(self.patience, self.credentials.get_credential()).await };
-        let late = |_| io::Error::new(ErrorKind::PermissionDenied, "no credentials in time");
-        let credential = self.runtime.block_on(asked).map_err(late)?;
-        let credential = credential
-            .map_err(|e| io::Error::new(ErrorKind::PermissionDenied, told(&e.to_string())))?;
-        AwsAuthorizer::new(&credential, "s3", &self.region)
-            .with_sign_payload(!unsigned)
-            .with_request_payer(self.requester_pays)
-            .authorize(&mut request, digest.as_ref().map(AsRef::as_ref));
-        Ok(request)
     }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// A key in a URL: everything but letters, digits and `-._~/` as `%XX`.
@@ -191,7 +159,7 @@ impl Inner {
         // Pieces of two versions are no version.
         headers.extend(entry.etag.iter().map(|etag| ("if-match", etag.clone())));
         let ask = Ask { method: "GET", key: &entry.key, query: "", headers: &headers };
-        let head = self.data.head(&ask, b"")?;
+        let head = self.data.head(&ask, &Body::NOTHING)?;
         let delay = {
             let mut hedge = lock(&self.hedge);
             hedge.started();
@@ -199,12 +167,12 @@ impl Inner {
         };
         let start = Instant::now();
         let server = &self.data.server;
-        let mut connection = server.send(&head, b"")?;
+        let mut connection = server.send(&head, &Body::NOTHING)?;
         let mut by_second = false;
         if let Some(delay) = delay
             && first_ready(&[&connection], delay)?.is_none()
             && lock(&self.hedge).try_issue()
-            && let Ok(second) = server.send(&head, b"")
+            && let Ok(second) = server.send(&head, &Body::NOTHING)
         {
             let left = until.saturating_duration_since(Instant::now());
             match first_ready(&[&connection, &second], left)? {
@@ -259,6 +227,22 @@ impl Inner {
         headers: &[(&'static str, String)],
         body: &[u8],
     ) -> Result<(String, String)> {
+        self.send_body(action, key, offset, query, headers, &Body::Bytes(body))
+    }
+
+    /// As [`Inner::send`], of bytes wherever they are.
+    pub(super) fn send_body(
+        &self,
+        action: &'static str,
+        key: &str,
+        offset: u64,
+        query: &str,
+        headers: &[(&'static str, String)],
+        body: &Body<'_>,
+    ) -> Result<(String, String)> {
+        let is_copy = headers.iter().any(|(name, _)| name.ends_with("copy-source"));
+        let kind = if is_copy { None } else { self.control()?.service.of_writes() };
+        let headers = &[headers, kind.as_slice()].concat();
         let pass = self.gate.pass();
         self.tried(action, key, offset, |until| {
             let head = self.data.head(&Ask { method: "PUT", key, query, headers }, body)?;
@@ -273,17 +257,61 @@ impl Inner {
             if text.contains("<Error>") {
                 return Err(Failure::of(500, &text, None));
             }
-            pass.answered(body.len() as u64);
+            pass.answered(body.len());
             Ok((answer.header("etag").unwrap_or_default().to_owned(), text))
         })
+    }
+
+    /// A short answer to a question about a key, or about the bucket if that is empty.
+    pub(super) fn ask(
+        &self,
+        action: &'static str,
+        method: &'static str,
+        key: &str,
+        query: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<String> {
+        self.tried(action, key, 0, |until| {
+            let head = self.data.head(&Ask { method, key, query, headers }, &Body::NOTHING)?;
+            let mut connection = self.data.server.send(&head, &Body::NOTHING)?;
+            let answer = connection.answer(method != "HEAD")?;
+            if answer.status / 100 != 2 {
+                return Err(self.refusal(connection, &answer, until));
+            }
+            let text = String::from_utf8_lossy(&connection.read_short(until)?).into_owned();
+            self.data.server.put_back(connection);
+            Ok(text)
+        })
+    }
+
+    /// What the server says about an object.
+    pub(super) fn header_of(&self, key: &str, name: &str) -> Result<Option<String>> {
+        self.tried("stat", key, 0, |until| {
+            let ask = Ask { method: "HEAD", key, query: "", headers: &[] };
+            let head = self.data.head(&ask, &Body::NOTHING)?;
+            let mut connection = self.data.server.send(&head, &Body::NOTHING)?;
+            let answer = connection.answer(false)?;
+            if answer.status != 200 {
+                return Err(self.refusal(connection, &answer, until));
+            }
+            self.data.server.put_back(connection);
+            Ok(answer.header(name).map(str::to_owned))
+        })
+    }
+
+    /// Where an object is, with what authorizes to read it if that is part of a URL.
+    pub(super) fn url_of(&self, key: &str) -> Result<String> {
+        let ask = Ask { method: "GET", key, query: "", headers: &[] };
+        self.data.signed_url(&ask).map_err(|e| Error::io("sign", self.uri(key).as_ref(), e))
     }
 
     /// Length and time of what a plain web server has.
     pub(super) fn web_head(&self, key: &str) -> Result<Entry> {
         self.tried("stat", key, 0, |until| {
-            let head =
-                self.data.head(&Ask { method: "HEAD", key, query: "", headers: &[] }, b"")?;
-            let mut connection = self.data.server.send(&head, b"")?;
+            let head = self
+                .data
+                .head(&Ask { method: "HEAD", key, query: "", headers: &[] }, &Body::NOTHING)?;
+            let mut connection = self.data.server.send(&head, &Body::NOTHING)?;
             let answer = connection.answer(false)?;
             if answer.status != 200 {
                 return Err(self.refusal(connection, &answer, until));
@@ -315,9 +343,7 @@ fn http_date(text: &str) -> Option<SystemTime> {
     let year: u64 = word()?.parse().ok().filter(|year| (1970..10_000).contains(year))?;
     let (hour, minute, second): (u64, u64, u64) =
         (word()?.parse().ok()?, word()?.parse().ok()?, word()?.parse().ok()?);
-    // Days since 1970-01-01; years begin in March, so that the leap day is their last.
-    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 1 - 719_468;
+    let days = super::xml::days_since_1970(year, month, day)?;
     SystemTime::UNIX_EPOCH
         .checked_add(Duration::from_secs(((days * 24 + hour) * 60 + minute) * 60 + second))
 }
@@ -329,6 +355,46 @@ mod tests {
     #[test]
     fn keys_are_encoded_as_signatures_want_them() {
         assert_eq!(encoded("a/b c+ü%2F~.txt"), "a/b%20c%2B%C3%BC%252F~.txt");
+    }
+
+    /// A token goes into a header, a shared access signature into the URL, and neither into words.
+    #[cfg(all(feature = "gcp", feature = "azure"))]
+    #[test]
+    fn tokens_are_sent_and_not_told() {
+        use std::sync::Arc;
+
+        use object_store::StaticCredentialProvider;
+        use object_store::azure::AzureCredential;
+
+        use super::super::sign::Who;
+        use crate::remote::{Remote, Settings};
+
+        let ask = Ask { method: "GET", key: "a b", query: "x=1", headers: &[] };
+        let settings = Settings {
+            endpoint: Some("http://127.0.0.1:1".into()),
+            credentials: Some((String::new(), "the-token".into())),
+            ..Settings::default()
+        };
+        let (remote, _) = Remote::open("gs://b/k", settings).unwrap();
+        let head = remote.inner.data.head(&ask, &Body::NOTHING).unwrap();
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("GET /b/a%20b?x=1 HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("authorization: Bearer the-token\r\n"), "{head}");
+        assert!(!format!("{remote:?}").contains("the-token"), "{remote:?}");
+
+        let pairs = vec![("sv".into(), "2023".into()), ("sig".into(), "the/sig=".into())];
+        let credentials = StaticCredentialProvider::new(AzureCredential::SASToken(pairs));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let who = Who::Azure { credentials: Arc::new(credentials), account: "a".into() };
+        let (patience, handle) = (Duration::from_secs(1), runtime.handle().clone());
+        let signer = Signer { who, anonymous: false, patience, runtime: handle };
+        let data = Data::open("http://127.0.0.1:1/a/c", patience, Some(signer)).unwrap();
+        let head = String::from_utf8(data.head(&ask, &Body::NOTHING).unwrap()).unwrap();
+        let target = "GET /a/c/a%20b?x=1&sv=2023&sig=the%2Fsig%3D HTTP/1.1\r\n";
+        assert!(head.starts_with(target), "{head}");
+        assert!(!format!("{data:?}").contains("the/sig"), "{data:?}");
+        let url = data.signed_url(&ask).unwrap();
+        assert!(url.starts_with("http://127.0.0.1:1/a/c/a%20b?x=1&sv=2023&sig="), "{url}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ mod real {
     use std::collections::HashMap;
     use std::sync::{Arc, Mutex, PoisonError};
 
-    use super::super::{Remote, Settings, Stream, parse, scheme};
+    use super::super::{Remote, Settings, Stream, is_bucket, parse, scheme};
     use super::*;
 
     /// The client of a bucket, one for the whole process: it knows what its endpoint bears.
@@ -126,7 +126,7 @@ mod real {
             modified: entry.modified,
         };
         // A web server has no lists, and a `?` of its own.
-        if scheme(uri) != Some("s3") {
+        if !is_bucket(uri) {
             return Ok((vec![found(remote.head(&key)?)], false));
         }
         let plain = key.find(['*', '?', '[']);

@@ -19,6 +19,8 @@ pub(super) enum Fault {
     SlowDown,
     /// Never an answer.
     Hang,
+    /// A bit of what is sent arrives as another.
+    Corrupt,
 }
 
 /// A proxy that lives as long as the test process.
@@ -68,7 +70,14 @@ fn serve(
             && (seen.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(every);
         upstream.write_all(head.as_bytes())?;
         let body = header(&head, "content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
-        copy_exactly(&mut client, &mut upstream, body)?;
+        if faulty && matches!(fault, Fault::Corrupt) && body > 0 {
+            let mut bytes = vec![0; body as usize];
+            client.read_exact(&mut bytes)?;
+            bytes[body as usize / 2] ^= 4;
+            upstream.write_all(&bytes)?;
+        } else {
+            copy_exactly(&mut client, &mut upstream, body)?;
+        }
         let answer = read_head(&mut upstream)?;
         let has_body = !head.starts_with("HEAD ");
         let length: u64 =
@@ -77,6 +86,8 @@ fn serve(
             hit.fetch_add(1, Ordering::Relaxed);
             match fault {
                 Fault::Delay(time) => std::thread::sleep(time),
+                // Done already.
+                Fault::Corrupt => {}
                 Fault::Reset => return client.shutdown(Shutdown::Both),
                 Fault::Hang => loop {
                     std::thread::park();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::client::{Entry, Remote, Settings, Stats};
-use super::scheme;
+use super::{Unfinished, scheme};
 use crate::fs::copy::{Options, Summary};
 use crate::fs::walk::{Entry as File, Kind, walk};
 use crate::fs::{Tally, in_parallel};
@@ -30,7 +30,23 @@ pub fn copy(
     tally: &Tally,
     stop: &AtomicBool,
 ) -> Result<(Summary, Stats)> {
-    let run = Run::new(options, tally, stop);
+    go(from, to, settings, &Run::new(options, tally, stop))
+}
+
+/// As [`copy`], and nothing replaces a manifest that somebody else put there meanwhile.
+pub(super) fn publish(
+    from: &str,
+    to: &str,
+    settings: &Settings,
+    options: Options,
+    tally: &Tally,
+    stop: &AtomicBool,
+) -> Result<(Summary, Stats)> {
+    go(from, to, settings, &Run { claims: true, ..Run::new(options, tally, stop) })
+}
+
+fn go(from: &str, to: &str, settings: &Settings, run: &Run<'_>) -> Result<(Summary, Stats)> {
+    let (options, stop) = (&run.options, run.stop);
     let stats = match (scheme(from), scheme(to)) {
         (Some(_), Some(_)) => run.across(&open(from, settings)?, &open(to, settings)?)?,
         (Some(_), None) => {
@@ -57,6 +73,16 @@ pub fn remove(remote: &Remote, keys: &[String], threads: usize, tally: &Tally) -
     in_parallel(keys, threads, |key| match remote.delete(key) {
         Ok(()) => drop(removed.fetch_add(1, Ordering::Relaxed)),
         Err(error) => tally.fail(key.into(), error),
+    });
+    removed.into_inner()
+}
+
+/// Gives up uploads that nobody ended; what fails is listed in `tally`. Returns how many are gone.
+pub fn give_up(remote: &Remote, uploads: &[Unfinished], threads: usize, tally: &Tally) -> u64 {
+    let removed = AtomicU64::new(0);
+    in_parallel(uploads, threads, |upload| match remote.abort(upload) {
+        Ok(()) => drop(removed.fetch_add(1, Ordering::Relaxed)),
+        Err(error) => tally.fail(upload.key.clone().into(), error),
     });
     removed.into_inner()
 }
@@ -130,6 +156,8 @@ pub(super) fn last_name(key: &str) -> &str {
 
 pub(super) struct Run<'a> {
     options: Options,
+    /// A manifest must be new.
+    claims: bool,
     tally: &'a Tally,
     stop: &'a AtomicBool,
     copied: AtomicU64,
@@ -140,7 +168,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     pub(super) fn new(options: Options, tally: &'a Tally, stop: &'a AtomicBool) -> Self {
         let [copied, skipped, deleted] = [const { AtomicU64::new(0) }; 3];
-        Self { options, tally, stop, copied, skipped, deleted }
+        Self { options, claims: false, tally, stop, copied, skipped, deleted }
     }
 
     /// Runs `work` on all, on the manifest of a dataset last and only if nothing failed: where it
@@ -259,8 +287,14 @@ impl<'a> Run<'a> {
                     + Duration::from_nanos(u64::try_from(file.modified).unwrap_or(0));
                 let is_there =
                     there.get(key).is_some_and(|e| Remote::is_current(file.size, modified, e));
+                let verify = self.options.verify;
+                let is_claim =
+                    self.claims && last_name(key) == MANIFEST && !there.contains_key(key);
                 self.each(&source.to_string_lossy(), file.size, is_there, || {
-                    to.remote.upload(&source, key, self.options.verify).map(drop)
+                    if is_claim {
+                        return to.remote.claim(&source, key, verify);
+                    }
+                    to.remote.upload(&source, key, verify).map(drop)
                 });
             },
         );
@@ -279,7 +313,7 @@ impl<'a> Run<'a> {
                 (entry, key)
             })
             .collect();
-        let is_bucket = from.remote.inner.control().is_ok();
+        let is_near = to.remote.is_near(&from.remote);
         self.all(
             &entries,
             |(_, key)| key,
@@ -287,7 +321,7 @@ impl<'a> Run<'a> {
                 let is_there = there
                     .get(key)
                     .is_some_and(|e| Remote::is_current(entry.size, entry.modified, e));
-                self.each(&entry.key, entry.size, is_there, || match is_bucket {
+                self.each(&entry.key, entry.size, is_there, || match is_near {
                     true => to.remote.copy(&from.remote, entry, key, self.options.verify),
                     false => to.remote.relay(&from.remote, entry, key, self.options.verify),
                 });
