@@ -2,7 +2,8 @@
 //!
 //! `usrbio_probe prepare FILE ROUNDS`: what it costs to prepare an operation, nanoseconds, one a
 //! line. `usrbio_probe pread FILE BYTES SECONDS`: a loop of `pread` at random blocks past the page
-//! cache; reads a second, and microseconds of CPU a read. FILE lies on a 3FS and has 4 MiB or more.
+//! cache; reads a second, and microseconds of CPU a read. `usrbio_probe compare FILE`: all of it
+//! through rings against all of it through FUSE. FILE lies on a 3FS and has 4 MiB or more.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -24,7 +25,10 @@ fn main() {
             let seconds = Duration::from_secs_f64(seconds.parse().expect("seconds"));
             pread(Path::new(file), bytes.parse().expect("bytes"), seconds);
         }
-        _ => panic!("usage: usrbio_probe prepare FILE ROUNDS | pread FILE BYTES SECONDS"),
+        ["compare", file] => compare(Path::new(file)),
+        _ => panic!(
+            "usage: usrbio_probe prepare FILE ROUNDS | pread FILE BYTES SECONDS | compare FILE"
+        ),
     }
 }
 
@@ -75,4 +79,12 @@ fn pread(path: &Path, bytes: usize, time: Duration) {
     }
     let took = start.elapsed().as_secs_f64();
     println!("{:.1} {:.4}", count as f64 / took, (cpu() - before) * 1e6 / count as f64);
+}
+
+fn compare(path: &Path) {
+    assert!(Mount::of(path).expect("a mount that answers").is_some(), "no 3FS");
+    let file = forebay_store::File::open(path).expect("a file");
+    let found = file.read(0, file.size() as usize).expect("bytes");
+    assert!(found == std::fs::read(path).expect("bytes"), "the rings and FUSE differ");
+    println!("{} bytes, the same through rings and FUSE", found.len());
 }

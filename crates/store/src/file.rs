@@ -15,7 +15,7 @@ pub struct File {
     file: std::fs::File,
     size: u64,
     /// On a 3FS: read through its rings, which FUSE is several times slower than.
-    rings: Option<Arc<Object>>,
+    rings: Option<(Arc<Object>, usrbio::blocking::Refused)>,
 }
 
 impl File {
@@ -31,7 +31,7 @@ impl File {
             return Err(Error::io("open", path, source));
         }
         let rings = match usrbio::is_3fs(&file).then(|| file.try_clone()) {
-            Some(Ok(copy)) => Some(Arc::new(Object::over(path, copy)?)),
+            Some(Ok(copy)) => Some((Arc::new(Object::over(path, copy)?), Default::default())),
             _ => None,
         };
         Ok(Self { path: path.to_path_buf(), file, size: metadata.len(), rings })
@@ -67,8 +67,8 @@ impl File {
 
     /// False if there are none.
     fn read_through_rings(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
-        let Some(object) = &self.rings else { return Ok(false) };
-        match usrbio::blocking::read(object, &self.path, offset, buf)? {
+        let Some((object, refused)) = &self.rings else { return Ok(false) };
+        match usrbio::blocking::read(object, refused, &self.path, offset, buf)? {
             None => return Ok(false),
             Some(there) if there == buf.len() => return Ok(true),
             Some(_) => {}

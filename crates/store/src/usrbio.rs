@@ -17,6 +17,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod blocking;
+mod circles;
 pub mod control;
 mod iov;
 mod layout;
@@ -35,13 +36,20 @@ mod uri;
 #[cfg(test)]
 mod tests;
 
+pub use circles::{Entry, Reaped};
 pub use iov::{Borrowed, Iov, IovOptions};
 pub use layout::{
     ALLOW_READ_UNCOMMITTED, FORBID_READ_HOLES, Id, Ioctl, MAGIC, RingKind, RingLayout, iov_key,
     ring_key,
 };
 pub use mount::{Mount, Pulse, Session, mount_point};
-pub use ring::{Entry, Reaped, Ring};
+pub use ring::Ring;
 pub use sweep::{Orphan, examine, orphans};
 pub use sys::is_3fs;
 pub use uri::{is_uri, resolve};
+
+/// For tools/usrbio-emulator/fuzz: a daemon that writes whatever `data` says into a ring.
+#[cfg(fuzzing)]
+pub fn hostile_daemon(data: &[u8]) {
+    circles::hostile_daemon(data);
+}

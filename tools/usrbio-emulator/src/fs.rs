@@ -213,8 +213,11 @@ impl Files {
         }
         let who = (request.uid(), request.gid(), request.pid());
         let mut table = self.daemon.table();
-        let entry = table.register(name, target, who, self.iov_limit)?;
-        Ok(Self::entry_attr(entry))
+        let made = table.register(name, target, who, self.iov_limit).map(Self::entry_attr);
+        if made.is_err() {
+            self.daemon.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        made
     }
 
     /// `ln -s short=3 set-conf/emulator.faults`.

@@ -15,6 +15,8 @@
 
 mod faults;
 mod fs;
+#[cfg(any(test, fuzzing))]
+mod hostile;
 mod key;
 mod ring;
 mod shared;
@@ -30,6 +32,8 @@ use std::sync::{Arc, PoisonError};
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 
 pub use self::faults::Faults;
+#[cfg(fuzzing)]
+pub use self::hostile::hostile_client;
 pub use self::key::{Key, RingKey, parse};
 use self::watch::Daemon;
 
@@ -129,6 +133,16 @@ impl Emulator {
     /// Names of the entries that clients have in `iovs`.
     pub fn entries(&self) -> Vec<String> {
         self.daemon.table().all().map(|(name, _)| name.to_owned()).collect()
+    }
+
+    /// Transfers that rings asked for, so far.
+    pub fn transfers(&self) -> u64 {
+        self.daemon.transfers.load(Ordering::Relaxed)
+    }
+
+    /// Entries that clients asked for in `iovs` and did not get, so far.
+    pub fn refused(&self) -> u64 {
+        self.daemon.refused.load(Ordering::Relaxed)
     }
 
     /// Serves until somebody unmounts it.

@@ -31,6 +31,8 @@ pub(crate) struct Table {
     entries: BTreeMap<String, Entry>,
     iovs: HashMap<[u8; 16], Arc<Iov>>,
     rings: HashMap<[u8; 16], Arc<Ring>>,
+    /// By priority, for the watchers, which look at each post.
+    lanes: [Arc<Vec<Arc<Ring>>>; 3],
 }
 
 impl Table {
@@ -61,6 +63,7 @@ impl Table {
             Some(about) => {
                 let ring = Ring::new(memory, about.clone()).ok_or(libc::EINVAL)?;
                 self.rings.insert(key.id, Arc::new(ring));
+                self.sort_lanes();
             }
             None => {
                 let block_bytes = key.block_bytes.unwrap_or(0);
@@ -77,7 +80,10 @@ impl Table {
     pub(crate) fn remove(&mut self, name: &str) -> Option<Entry> {
         let entry = self.entries.remove(name)?;
         match entry.key.ring {
-            Some(_) => drop(self.rings.remove(&entry.key.id)),
+            Some(_) => {
+                self.rings.remove(&entry.key.id);
+                self.sort_lanes();
+            }
             None => drop(self.iovs.remove(&entry.key.id)),
         }
         Some(entry)
@@ -109,7 +115,14 @@ impl Table {
         self.iovs.get(id).cloned()
     }
 
-    pub(crate) fn rings(&self, lane: usize) -> Vec<Arc<Ring>> {
-        self.rings.values().filter(|ring| ring.key.lane == lane).cloned().collect()
+    pub(crate) fn rings(&self, lane: usize) -> Arc<Vec<Arc<Ring>>> {
+        Arc::clone(&self.lanes[lane])
+    }
+
+    fn sort_lanes(&mut self) {
+        self.lanes = [0, 1, 2].map(|lane| {
+            let rings = self.rings.values().filter(|ring| ring.key.lane == lane);
+            Arc::new(rings.cloned().collect())
+        });
     }
 }

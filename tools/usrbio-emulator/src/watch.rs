@@ -23,7 +23,8 @@ pub(crate) struct Daemon {
     jobs: Mutex<VecDeque<Job>>,
     any: Condvar,
     workers: usize,
-    transfers: AtomicU64,
+    pub(crate) transfers: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 impl Daemon {
@@ -39,6 +40,7 @@ impl Daemon {
             any: Condvar::new(),
             workers,
             transfers: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -68,7 +70,9 @@ impl Daemon {
             if self.faults().hang {
                 continue;
             }
-            for ring in self.table().rings(lane) {
+            // Not in the head of the loop: the table would stay locked while jobs look into it.
+            let rings = self.table().rings(lane);
+            for ring in rings.iter() {
                 for job in ring.take() {
                     if self.workers == 0 {
                         self.run(&job);
@@ -108,7 +112,7 @@ impl Daemon {
         }
     }
 
-    fn run(&self, job: &Job) {
+    pub(crate) fn run(&self, job: &Job) {
         let faults = self.faults();
         if !faults.delay.is_zero() {
             std::thread::sleep(faults.delay);

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::circles::{Entry, Reaped};
 use super::control::exact_length;
 use super::iov::Iov;
 use super::layout::{Id, RingKind, pieces};
 use super::mount::{Mount, Pulse, Session};
-use super::ring::{Entry, Reaped, Ring};
+use super::ring::Ring;
 use super::{layout, sys};
 use crate::memory::{Arena, Buffer};
 use crate::object::Object;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::object::Object;
@@ -28,6 +28,13 @@ thread_local! {
     static QUEUES: RefCell<Vec<Own>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Since when rings could not be had for a file: asking costs as much as many reads. Not by device,
+/// whose number the next mount may get.
+pub(crate) type Refused = Mutex<Option<Instant>>;
+
+/// Then it is asked again: what was lacking may have been given back.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
 /// Objects of one thread that are looked up by a walk; beyond, the queue is made anew.
 const MOST_KNOWN: usize = 256;
 
@@ -40,6 +47,7 @@ const MOST_KNOWN: usize = 256;
 /// If the transfer fails.
 pub(crate) fn read(
     object: &Arc<Object>,
+    refused: &Refused,
     path: &Path,
     offset: u64,
     buf: &mut [u8],
@@ -51,7 +59,7 @@ pub(crate) fn read(
             Some(place) => place,
             None => {
                 // Too little shared memory, say; FUSE serves the file all the same.
-                let Ok(own) = Own::open(path, device) else { return Ok(None) };
+                let Some(own) = Own::unless_refused(path, device, refused) else { return Ok(None) };
                 queues.push(own);
                 queues.len() - 1
             }
@@ -66,6 +74,16 @@ pub(crate) fn read(
 }
 
 impl Own {
+    fn unless_refused(path: &Path, device: u64, refused: &Refused) -> Option<Self> {
+        let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.is_some_and(|since| since.elapsed() < REFUSED_FOR) {
+            return None;
+        }
+        let own = Self::open(path, device).ok();
+        *refused = own.is_none().then(Instant::now);
+        own
+    }
+
     fn open(path: &Path, device: u64) -> Result<Self> {
         let arena = Arena::near(path, BUFFER_BYTES, DEPTH)?;
         let options = Options { depth: DEPTH, engine: Engine::Usrbio, arena: Some(arena.clone()) };

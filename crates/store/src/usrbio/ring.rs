@@ -1,11 +1,11 @@
 //! Submissions and completions of one direction.
 
 use std::io;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::layout::{CQ_HEAD, CQ_TAIL, Id, RingKind, RingLayout, SQ_HEAD, SQ_TAIL, lane, ring_key};
+use super::circles::{Circles, Entry, Reaped};
+use super::layout::{Id, RingKind, RingLayout, lane, ring_key};
 use super::mount::{Mount, Session};
 use super::semaphore::Semaphore;
 use super::shared::Shared;
@@ -15,52 +15,15 @@ use crate::{Error, Result};
 /// A wait looks at the indices this often by itself, for a daemon that forgot to wake us.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// One transfer, as the daemon is told.
-#[derive(Debug, Clone, Copy)]
-pub struct Entry {
-    /// Of the iov that holds the bytes.
-    pub iov: Id,
-    /// First byte in the iov.
-    pub iov_offset: u64,
-    /// Inode number of the file; somebody must hold it open.
-    pub inode: u64,
-    /// First byte in the file.
-    pub offset: u64,
-    /// Bytes, one at least.
-    pub length: u64,
-    /// Comes back with the completion.
-    pub user_data: u64,
-}
-
-/// A completion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reaped {
-    /// The slot that [`Ring::prepare`] returned, free again.
-    pub slot: usize,
-    /// Bytes moved, or a negative error number.
-    pub result: i64,
-    /// Of the entry.
-    pub user_data: u64,
-}
-
 /// A ring, registered with a daemon. Any thread may prepare and reap.
 #[derive(Debug)]
 pub struct Ring {
     id: Id,
     key: String,
     kind: RingKind,
-    layout: RingLayout,
-    memory: Shared,
-    slots: Mutex<Slots>,
+    circles: Circles,
     mount: Arc<Mount>,
     session: Arc<Session>,
-}
-
-/// Which argument slots are free: private to the client.
-#[derive(Debug)]
-struct Slots {
-    free: Vec<u32>,
-    taken: Vec<bool>,
 }
 
 impl Ring {
@@ -92,15 +55,13 @@ impl Ring {
         let session = mount.session();
         mount.register(&key, &name.0).map_err(fail)?;
         drop(name);
-        let free = (0..entries as u32).rev().collect();
-        let slots = Mutex::new(Slots { free, taken: vec![false; entries] });
-        let mount = Arc::clone(mount);
-        Ok(Self { id, key, kind, layout, memory, slots, mount, session })
+        let (circles, mount) = (Circles::new(memory, layout), Arc::clone(mount));
+        Ok(Self { id, key, kind, circles, mount, session })
     }
 
     /// Usable entries.
     pub fn entries(&self) -> usize {
-        self.layout.entries()
+        self.circles.layout().entries()
     }
 
     /// What the daemon was told about it.
@@ -115,16 +76,7 @@ impl Ring {
 
     /// Where its file lies in this process, and how long it is.
     pub fn memory(&self) -> (std::ptr::NonNull<u8>, usize) {
-        (self.memory.base(), self.memory.len())
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn index(&self, offset: usize) -> Option<usize> {
-        let index = self.memory.word32(offset).load(Acquire);
-        usize::try_from(index).ok().filter(|&index| index < self.layout.slots())
+        self.circles.memory()
     }
 
     /// Puts an entry into the ring; the daemon may run it from here on, told or not.
@@ -139,32 +91,7 @@ impl Ring {
     #[expect(unsafe_code, reason = "the daemon moves bytes behind the compiler's back")]
     #[inline]
     pub unsafe fn prepare(&self, entry: &Entry) -> io::Result<Option<usize>> {
-        let mut slots = self.slots();
-        // Ours alone, and written under the lock.
-        let head = self.memory.word32(SQ_HEAD).load(Relaxed) as usize % self.layout.slots();
-        let tail = self.index(SQ_TAIL).ok_or_else(nonsense)?;
-        let next = self.layout.after(head);
-        if next == tail {
-            return Ok(None);
-        }
-        let Some(slot) = slots.free.pop() else { return Ok(None) };
-        slots.taken[slot as usize] = true;
-        let args = self.layout.args(slot as usize);
-        let [high, low] = [0, 8].map(|at| {
-            let mut half = [0; 8];
-            half.copy_from_slice(&entry.iov.0[at..at + 8]);
-            u64::from_le_bytes(half)
-        });
-        let words =
-            [high, low, entry.iov_offset, entry.inode, entry.offset, entry.length, entry.user_data];
-        for (n, word) in words.into_iter().enumerate() {
-            self.memory.word64(args + 8 * n).store(word, Relaxed);
-        }
-        let sqe = self.layout.sqe(head);
-        self.memory.word64(sqe).store(slot.into(), Relaxed);
-        self.memory.word64(sqe + 8).store(entry.user_data, Relaxed);
-        self.memory.word32(SQ_HEAD).store(next as i32, Release);
-        Ok(Some(slot as usize))
+        self.circles.prepare(entry)
     }
 
     /// Wakes the daemon. One call does for any number of entries, in all rings of a priority.
@@ -176,29 +103,8 @@ impl Ring {
     ///
     /// # Errors
     /// `InvalidData` if the other side wrote what cannot be: use this ring no more.
-    pub fn reap(&self, most: usize, mut each: impl FnMut(Reaped)) -> io::Result<usize> {
-        let mut count = 0;
-        let mut slots = self.slots();
-        while count < most {
-            let tail = self.index(CQ_TAIL).ok_or_else(nonsense)?;
-            if tail == self.index(CQ_HEAD).ok_or_else(nonsense)? {
-                break;
-            }
-            let at = self.layout.cqe(tail);
-            let slot = self.memory.word32(at).load(Relaxed);
-            let result = self.memory.word64(at + 8).load(Relaxed) as i64;
-            let user_data = self.memory.word64(at + 16).load(Relaxed);
-            // Before the place is given back: the daemon may write it at once.
-            let slot =
-                usize::try_from(slot).ok().filter(|&slot| slots.taken.get(slot) == Some(&true));
-            let slot = slot.ok_or_else(nonsense)?;
-            self.memory.word32(CQ_TAIL).store(self.layout.after(tail) as i32, Release);
-            slots.taken[slot] = false;
-            slots.free.push(slot as u32);
-            each(Reaped { slot, result, user_data });
-            count += 1;
-        }
-        Ok(count)
+    pub fn reap(&self, most: usize, each: impl FnMut(Reaped)) -> io::Result<usize> {
+        self.circles.reap(most, each)
     }
 
     /// Waits until `at_least` are over or `deadline` passed; as [`Ring::reap`] otherwise.
@@ -240,7 +146,7 @@ impl Ring {
     }
 
     fn semaphore(&self) -> Semaphore<'_> {
-        Semaphore::at(&self.memory, self.layout.semaphore())
+        self.circles.semaphore()
     }
 
     /// Forgets posts, so that [`Ring::sleep`] wakes only for completions after the next look.
@@ -265,8 +171,4 @@ impl Drop for Ring {
     fn drop(&mut self) {
         self.mount.unregister(&self.key);
     }
-}
-
-fn nonsense() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the 3FS daemon wrote indices that cannot be")
 }

@@ -234,3 +234,44 @@ fn the_doctor_says_what_a_3fs_lacks() {
     assert!(checks.iter().any(|c| c.name == "3FS /dev/shm"));
     assert!(super::examine(Path::new("/proc")).is_empty());
 }
+
+/// How often this thread went to sleep by itself.
+fn sleeps() -> u64 {
+    let told = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = told.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_wait_sleeps_until_it_is_woken_and_not_in_slices() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(emulator) = emulate(dir.path(), "") else { return };
+    let path = emulator.path().join("data");
+    fs::write(&path, [7; 4096]).unwrap();
+    let (mut queue, arena) = open(&path, 4, 4096);
+    let object = Arc::new(Object::open(&path, Access::Read, Direct::Off).unwrap());
+    let object = queue.add(object);
+    emulator.set_faults(Faults { hold: true, ..Faults::default() });
+    let buffer = arena.lend().unwrap();
+    let request = Request { tag: 0, op: Op::Read, object, offset: 0, length: 4096, buffer };
+    queue.prepare(request).unwrap();
+    let mut done: Vec<Completion> = Vec::new();
+    let before = sleeps();
+    let _ = queue.wait(1, Some(Instant::now() + Duration::from_secs(1)), &mut done);
+    // Four looks at a silent daemon, with a few sleeps each for its answer; slices of a
+    // millisecond, as 3FS has them, would be a thousand.
+    let slept = sleeps() - before;
+    assert!(done.is_empty() && slept < 100, "{slept} sleeps in a second");
+
+    let mount = Mount::at(emulator.path()).unwrap();
+    let ring = Ring::create(&mount, 4, READS, None).unwrap();
+    let before = sleeps();
+    let deadline = Some(Instant::now() + Duration::from_secs(1));
+    assert_eq!(ring.wait(1, 1, deadline, |_| {}).unwrap(), 0);
+    let slept = sleeps() - before;
+    assert!(slept < 100, "{slept} sleeps in a second");
+
+    emulator.set_faults(Faults::default());
+    queue.wait(1, Some(Instant::now() + Duration::from_secs(20)), &mut done).unwrap();
+    assert_eq!(done.pop().unwrap().result.unwrap(), 4096);
+}
