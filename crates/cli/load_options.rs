@@ -62,7 +62,7 @@ pub struct LoadOptions {
     /// Batches made ahead by `--threads` threads; with 0 each is made when it is asked for
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub prefetch: usize,
-    /// Through a map what lies in the page cache: 172 MiB of it, or all; or everything by reads, or
+    /// Through a map what lies in the page cache: 160 MiB of it, or all; or everything by reads, or
     /// past the page cache
     #[arg(long, default_value = "auto")]
     io: Reads,

@@ -98,7 +98,7 @@ class Loader:
         prefetch: Batches made ahead by `threads` threads, without the GIL. With 0, each is made
             when it is asked for.
         output: `"torch"`, `"numpy"`, `"dlpack"`; `"auto"` is torch if it can be imported.
-        io: `"auto"`: through a map what lies in the page cache, up to 172 MiB, since pages of a map
+        io: `"auto"`: through a map what lies in the page cache, up to 160 MiB, since pages of a map
             count as memory of the process; `"map"`: all of it, which is faster; `"read"`: none. What
             is not in the page cache is read with many requests in flight; `"direct"`: all of it is,
             past the page cache.
