@@ -7,7 +7,7 @@ use forebay_load::{Batch, Columns, Config, Error, Io, Loader, Sampling, State};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use crate::support::*;
+use crate::support::{self, *};
 
 const SEQ_LEN: usize = 128;
 
@@ -45,7 +45,13 @@ fn other() -> &'static Path {
 #[test]
 fn an_epoch_holds_every_sample_once_and_what_parquet_holds() {
     let stream = stream();
-    for (window, io) in [(None, Io::Auto), (Some(2), Io::Auto), (None, Io::Read)] {
+    for (window, io) in [
+        (None, Io::Auto),
+        (Some(2), Io::Auto),
+        (None, Io::Read),
+        (None, Io::Map),
+        (Some(1), Io::Direct),
+    ] {
         let config = Config { window, io, ..config(3, 0, 1) };
         let mut loader = Loader::open(prepared(), config).unwrap();
         assert_eq!(loader.samples(), (stream.len() / SEQ_LEN) as u64);
@@ -154,7 +160,7 @@ proptest! {
             ..config(24, 0, 1)
         };
         let expected = global_batch(&plain, mixture, 1, step, true);
-        let io = if step % 2 == 0 { Io::Auto } else { Io::Read };
+        let io = [Io::Auto, Io::Map, Io::Read, Io::Direct][step as usize % 4];
         let config = Config { prefetch, threads, io, ..plain };
         prop_assert_eq!(&global_batch(&config, mixture, world_size, step, true), &expected);
         if step < 60 {
@@ -302,6 +308,53 @@ fn a_mixture_keeps_its_weights_and_changes_them_where_the_state_says() {
 
 fn loader_samples(path: &Path, seq_len: usize) -> f64 {
     Loader::open(path, Config::new(seq_len, 1)).unwrap().samples() as f64
+}
+
+/// Cut or gone while batches are in flight: one error that names the shard, and the loader stays.
+#[test]
+fn a_shard_that_changes_under_the_loader_is_an_error_and_nothing_else() {
+    let dir = temp();
+    for (io, prefetch) in [(Io::Read, 0), (Io::Direct, 0), (Io::Direct, 6)] {
+        let copy = dir.path().join(format!("{io:?}-{prefetch}"));
+        support::copy(prepared(), &copy);
+        let shards = || {
+            let files = std::fs::read_dir(&copy).unwrap().map(|entry| entry.unwrap().path());
+            files.filter(|path| path.extension().is_some_and(|e| e == "parquet"))
+        };
+        let config = Config { io, prefetch, threads: 2, ..config(4, 0, 1) };
+        let open = || Loader::open(&copy, config.clone()).unwrap();
+        let until_it_fails = |loader: &mut Loader| {
+            let mut batch = Batch::default();
+            let steps = loader.steps().unwrap();
+            let failed = (0..steps).find_map(|_| loader.next_batch(&mut batch).err());
+            failed.unwrap()
+        };
+        let mut loader = open();
+        loader.next_batch(&mut Batch::default()).unwrap();
+        let kept: Vec<(PathBuf, Vec<u8>)> =
+            shards().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+        for (path, bytes) in &kept {
+            let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(bytes.len() as u64 / 2).unwrap();
+        }
+        let error = until_it_fails(&mut loader);
+        assert!(error.is_corrupt() && error.to_string().contains("shard-"), "{io:?}: {error}");
+        let step = loader.step();
+        // Whole again: the same batch comes, as if nothing had been.
+        kept.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).unwrap());
+        let mut batch = Batch::default();
+        loader.next_batch(&mut batch).unwrap();
+        let mut other = open();
+        other.seek(step);
+        let mut expected = Batch::default();
+        other.next_batch(&mut expected).unwrap();
+        assert_eq!(batch, expected, "{io:?}");
+
+        let mut loader = open();
+        std::fs::remove_dir_all(&copy).unwrap();
+        let error = until_it_fails(&mut loader);
+        assert!(error.to_string().contains("shard-"), "{io:?}: {error}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ def main():
     parser.add_argument("dataset")
     parser.add_argument("--steps", type=int, default=1_000_000)
     parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--io", choices=["auto", "read"], default="auto")
+    parser.add_argument("--io", choices=["auto", "read", "direct"], default="auto")
     parser.add_argument("--output", choices=["torch", "numpy", "dlpack"], default="dlpack")
     parser.add_argument("--limit-mib", type=int, default=200)
     parser.add_argument("-o", "--out")

@@ -62,10 +62,11 @@ pub struct LoadOptions {
     /// Batches made ahead by `--threads` threads; with 0 each is made when it is asked for
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub prefetch: usize,
-    /// Through a map what lies in the page cache: 128 MiB of it, or all; or everything by reads
+    /// Through a map what lies in the page cache: 160 MiB of it, or all; or everything by reads, or
+    /// past the page cache
     #[arg(long, default_value = "auto")]
     io: Reads,
-    /// Hash each block when it is first needed, and compare with the index
+    /// Hash each block (of ffrecord, each sample) when it is first needed, and compare
     #[arg(long)]
     verify: bool,
     /// With `--verify`: stop at a corrupt block, or put other samples in the place of its own
@@ -105,6 +106,7 @@ enum Reads {
     Auto,
     Map,
     Read,
+    Direct,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -162,6 +164,7 @@ impl LoadOptions {
                 Reads::Auto => Io::Auto,
                 Reads::Map => Io::Map,
                 Reads::Read => Io::Read,
+                Reads::Direct => Io::Direct,
             },
             verify: self.verify,
             on_corrupt: match self.on_corrupt {

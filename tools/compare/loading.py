@@ -8,7 +8,8 @@
 Every measurement is a process of its own on one core, after its imports; loaders come in turn, round after round. A batch
 is int64 [8, 2048]. Batches are counted for --seconds after a warm-up; resuming is opening with the state after 10,000
 batches, saved by another process, up to the next batch, which must be the one that came there. Slow peers take part in
-three rounds; after the first round no round is begun that would not end within --minutes. Results go to benches/results.
+three rounds; after the first round no round is begun that would not end within --minutes. Results go to benches/results;
+--go-on adds rounds to those that are there.
 """
 import argparse
 import hashlib
@@ -259,25 +260,34 @@ def run(args):
     chosen = [name for name in FACTORIES if not args.only or any(part in name for part in args.only)]
     entries = {name: {"epoch": []} for name in chosen}
     found = {"imports_cpu_seconds": imports(args)}
+    before = result_base(args).with_suffix(".json")
+    if args.go_on and before.exists():
+        entries = json.loads(before.read_text())["loaders"]
+    rounds = max(len(entry["epoch"]) for entry in entries.values())
     for name in chosen:
-        entries[name]["save"] = measured(args, name, "save")
-        print(f"saved  {name}", flush=True)
-    for number in range(args.rounds):
+        if "save" not in entries.setdefault(name, {"epoch": []}):
+            entries[name]["save"] = measured(args, name, "save")
+            print(f"saved  {name}", flush=True)
+    for number in range(rounds, rounds + args.rounds):
         round_began = time.monotonic()
         for name in chosen:
-            if number >= 3 and starts(name, SLOW):
+            if len(entries[name]["epoch"]) >= 3 and starts(name, SLOW):
                 continue
-            mode = "epoch" if number and starts(name, REPLAYED) else "resume"
+            mode = "epoch" if entries[name]["epoch"] and starts(name, REPLAYED) else "resume"
             entries[name]["epoch"].append(measured(args, name, mode))
         if args.binary:
             for name, measurement in rust(args).items():
                 entries.setdefault(name, {"epoch": []})["epoch"].append(measurement)
         now = time.monotonic()
-        print(f"round {number + 1} of {args.rounds}, {(now - began) / 60:.1f} minutes", flush=True)
+        print(f"round {number + 1}, {(now - began) / 60:.1f} minutes", flush=True)
         report(args, entries, number + 1, found)
         if now - began + (now - round_began) > 60 * args.minutes:
             print("no time for another round")
             return
+
+
+def result_base(args):
+    return HERE.parents[1] / f"benches/results/load-{args.date}"
 
 
 def report(args, entries, rounds, more):
@@ -290,7 +300,7 @@ def report(args, entries, rounds, more):
         "cpu": next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
         "versions": {name: version(name) for name in packages}, **more, "loaders": entries,
     }
-    base = HERE.parents[1] / f"benches/results/load-{args.date}"
+    base = result_base(args)
     base.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     versions = ", ".join(f"{name} {found}" for name, found in result["versions"].items())
     imported = ", ".join(f"{name} {spread(runs, 3)}" for name, runs in more["imports_cpu_seconds"].items())
@@ -325,6 +335,7 @@ def main():
     verb.add_argument("--core", type=int, default=1)
     verb.add_argument("--binary", type=pathlib.Path)
     verb.add_argument("--only", nargs="*", help="loaders whose names hold one of these")
+    verb.add_argument("--go-on", action="store_true", help="after the rounds of earlier runs of this date")
     verb.add_argument("--date", default=time.strftime("%Y-%m-%d"))
     args = parser.parse_args()
     args.run(args)

@@ -9,7 +9,7 @@ use crate::batch::{Batch, Dtype, IGNORED, Typed};
 use crate::config::Config;
 use crate::mixture::Mixture;
 use crate::order::Order;
-use crate::reader::{Range, Traffic};
+use crate::reader::{Range, Reading, Traffic};
 use crate::samples::{Sampling, Segment};
 use crate::source::Source;
 use crate::{Error, Replaced, Result};
@@ -52,9 +52,29 @@ pub(crate) struct Scratch {
     draws: Vec<Option<Draw>>,
     rows: Vec<Row>,
     segments: Vec<Segment>,
+    /// Of all sources, one after another.
     ranges: Vec<Range>,
     targets: Vec<Target>,
+    parts: Vec<Part>,
     bytes: Vec<u8>,
+    cost: Cost,
+}
+
+/// What of a batch is of one source.
+#[derive(Debug, Default)]
+struct Part {
+    source: usize,
+    /// Of [`Scratch::ranges`].
+    first: usize,
+    end: usize,
+    reading: Reading,
+}
+
+impl Scratch {
+    /// Does the batch that was begun wait for the storage?
+    pub(crate) fn is_cold(&self) -> bool {
+        self.parts.iter().any(|part| part.reading.is_cold())
+    }
 }
 
 /// Where a row lies among the segments.
@@ -135,25 +155,87 @@ impl Assembler {
         batch: &mut Batch,
         scratch: &mut Scratch,
     ) -> Result<Cost> {
+        let begun = self.begin(setup, place, batch, scratch);
+        self.finish(begun, batch, scratch)
+    }
+
+    /// Chooses the samples of `batch` and starts to read what is not in memory. Others may be begun
+    /// on the same thread before it is finished, each with a scratch of its own.
+    pub(crate) fn begin(
+        &self,
+        setup: &Setup,
+        place: Place,
+        batch: &mut Batch,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let start = Instant::now();
         let mut cost = Cost::default();
+        // What an earlier batch that failed left.
+        scratch.parts.clear();
         let Config { batch_size, seq_len, .. } = self.config;
         (batch.batch_size, batch.seq_len) = (batch_size, seq_len);
         (batch.step, batch.epoch) = (place.step, place.epoch);
         self.choose(setup, place, batch, scratch, &mut cost.traffic)?;
         cost.plan = start.elapsed().saturating_sub(cost.traffic.verify);
         match self.config.dtype {
-            _ if self.raw => self.write_raw(batch, scratch, &mut cost.traffic)?,
-            Dtype::U32 => self.write::<u32>(batch, scratch, &mut cost.traffic)?,
-            Dtype::I32 => self.write::<i32>(batch, scratch, &mut cost.traffic)?,
-            Dtype::I64 => self.write::<i64>(batch, scratch, &mut cost.traffic)?,
+            _ if self.raw => self.lay_out_raw(batch, scratch),
+            Dtype::U32 => self.lay_out::<u32>(batch, scratch),
+            Dtype::I32 => self.lay_out::<i32>(batch, scratch),
+            Dtype::I64 => self.lay_out::<i64>(batch, scratch),
         }
+        let Scratch { ranges, parts, .. } = &mut *scratch;
+        let begun = parts.iter_mut().try_for_each(|part| {
+            let (Part { source, first, end, reading }, traffic) = (part, &mut cost.traffic);
+            let source = &self.sources[*source];
+            source.reader.begin(&source.tokens, &ranges[*first..*end], reading, traffic)
+        });
+        cost.all = start.elapsed();
+        scratch.cost = cost;
+        begun
+    }
+
+    /// Fills `batch` with what was begun.
+    ///
+    /// * `begun` — what [`Assembler::begin`] said; if that is an error, it is told again here, after
+    ///   what is in flight.
+    pub(crate) fn finish(
+        &self,
+        begun: Result<()>,
+        batch: &mut Batch,
+        scratch: &mut Scratch,
+    ) -> Result<Cost> {
+        let start = Instant::now();
+        let written = match self.config.dtype {
+            _ if begun.is_err() => self.give_up(scratch),
+            _ if self.raw => self.write_raw(batch, scratch),
+            Dtype::U32 => self.write::<u32>(batch, scratch),
+            Dtype::I32 => self.write::<i32>(batch, scratch),
+            Dtype::I64 => self.write::<i64>(batch, scratch),
+        };
+        begun?;
+        written?;
         if !self.raw {
             self.describe(batch, scratch);
         }
-        cost.all = start.elapsed();
+        let cost = &mut scratch.cost;
+        cost.all += start.elapsed();
         cost.fill = cost.all.saturating_sub(cost.plan + cost.traffic.verify);
-        Ok(cost)
+        Ok(*cost)
+    }
+
+    /// Waits for what is in flight of a batch that cannot be made.
+    fn give_up(&self, scratch: &mut Scratch) -> Result<()> {
+        let Scratch { ranges, parts, bytes, cost, .. } = &mut *scratch;
+        for Part { source, first, end, reading } in parts {
+            if reading.is_cold() {
+                let (source, ranges) = (&self.sources[*source], &ranges[*first..*end]);
+                let traffic = &mut cost.traffic;
+                source
+                    .reader
+                    .finish(&source.tokens, ranges, reading, bytes, traffic, |_, _| Ok(()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Samples and segments of every row.
@@ -210,28 +292,44 @@ impl Assembler {
         Ok(())
     }
 
-    /// Reads the tokens and writes `input_ids` and `labels`.
-    fn write<T: Typed>(
-        &self,
-        batch: &mut Batch,
-        scratch: &mut Scratch,
-        traffic: &mut Traffic,
-    ) -> Result<()> {
+    /// Finds out which ranges go where in `input_ids` and `labels`.
+    fn lay_out<T: Typed>(&self, batch: &mut Batch, scratch: &mut Scratch) {
         let Config { batch_size, seq_len, .. } = self.config;
         let cells = batch_size * seq_len;
         let inputs = T::buffer(&mut batch.input_ids);
         inputs.resize(cells, T::default());
         let labels = T::buffer(&mut batch.labels);
         labels.resize(if self.config.columns.labels { cells } else { 0 }, T::default());
-        for number in 0..self.sources.len() {
-            if scratch.rows.iter().all(|row| row.source != number) {
+        self.parts(scratch, inputs, labels);
+    }
+
+    /// The part of each source that has rows.
+    fn parts<T: Typed>(&self, scratch: &mut Scratch, inputs: &mut [T], labels: &mut [T]) {
+        scratch.ranges.clear();
+        scratch.targets.clear();
+        for source in 0..self.sources.len() {
+            if scratch.rows.iter().all(|row| row.source != source) {
                 continue;
             }
-            self.target(number, scratch, inputs, labels);
-            let source = &self.sources[number];
+            let first = scratch.ranges.len();
+            self.target(source, scratch, inputs, labels);
+            let (end, reading) = (scratch.ranges.len(), Reading::default());
+            scratch.parts.push(Part { source, first, end, reading });
+        }
+    }
+
+    /// Reads the tokens and writes `input_ids` and `labels`.
+    fn write<T: Typed>(&self, batch: &mut Batch, scratch: &mut Scratch) -> Result<()> {
+        let seq_len = self.config.seq_len;
+        let inputs = T::buffer(&mut batch.input_ids);
+        let labels = T::buffer(&mut batch.labels);
+        let Scratch { ranges, targets, parts, bytes, cost, .. } = &mut *scratch;
+        let traffic = &mut cost.traffic;
+        each_part(parts, |Part { source, first, end, reading }| {
+            let source = &self.sources[*source];
+            let (ranges, targets) = (&ranges[*first..*end], &targets[*first..*end]);
             let (kind, width) = (source.tokens.token_type(), source.tokens.token_type().bytes());
-            let Scratch { ranges, targets, bytes, .. } = &mut *scratch;
-            source.reader.read(&source.tokens, ranges, bytes, traffic, |at, bytes| {
+            source.reader.finish(&source.tokens, ranges, reading, bytes, traffic, |at, bytes| {
                 let target = targets[at];
                 let cell = target.row * seq_len + target.column;
                 let mut decoded = kind
@@ -253,9 +351,8 @@ impl Assembler {
                     ShardError::corrupt(path, format!("token at byte {byte}"), expected, found)
                         .into()
                 })
-            })?;
-        }
-        Ok(())
+            })
+        })
     }
 
     /// Ranges of all rows of a source, and where they go; padding and missing labels are written.
@@ -271,8 +368,6 @@ impl Assembler {
         let seq_len = self.config.seq_len;
         let joined = self.config.sampling == Sampling::Concat;
         let ignored = T::low(IGNORED);
-        scratch.ranges.clear();
-        scratch.targets.clear();
         for (row, found) in scratch.rows.iter().enumerate() {
             if found.source != number {
                 continue;
@@ -347,6 +442,11 @@ impl Assembler {
             write_segment(batch, row * seq_len + column..(row + 1) * seq_len, -1, false);
         }
     }
+}
+
+/// All of them, whatever becomes of one: what is in flight is waited for. The first error counts.
+fn each_part(parts: &mut [Part], mut finish: impl FnMut(&mut Part) -> Result<()>) -> Result<()> {
+    parts.iter_mut().map(&mut finish).fold(Ok(()), Result::and)
 }
 
 /// The columns of one segment, or of padding.

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::assemble::{Assembler, Cost, Place, Scratch, Setup, panicked};
+use crate::reader::has_room;
 use crate::{Batch, Error, Result};
 
 #[derive(Debug, Default)]
@@ -53,6 +54,65 @@ struct Done {
     idle: Duration,
 }
 
+/// What a thread does.
+struct Worker {
+    assembler: Arc<Assembler>,
+    finished: Sender<Done>,
+    waker: Arc<Mutex<Option<Waker>>>,
+    free: Vec<Scratch>,
+}
+
+/// A job whose reads are in flight.
+struct Begun {
+    slot: Batch,
+    scratch: Scratch,
+    begun: Result<()>,
+    idle: Duration,
+}
+
+impl Worker {
+    /// Begins what is asked for, as long as the storage has to be waited for and there is memory to
+    /// read into; then finishes the oldest.
+    fn run(mut self, jobs: &Receiver<Job>) {
+        let mut all: VecDeque<Begun> = VecDeque::new();
+        let mut free = Instant::now();
+        loop {
+            while all.back().is_none_or(|last| last.scratch.is_cold() && has_room()) {
+                let job = match all.is_empty() {
+                    true => jobs.recv().ok(),
+                    false => jobs.try_recv().ok(),
+                };
+                let Some(job) = job else { break };
+                let idle = if all.is_empty() { free.elapsed() } else { Duration::ZERO };
+                all.push_back(self.begin(job, idle));
+            }
+            let Some(Begun { mut slot, mut scratch, begun, idle }) = all.pop_front() else {
+                return;
+            };
+            let fill = || self.assembler.finish(begun, &mut slot, &mut scratch);
+            let cost = catch_unwind(AssertUnwindSafe(fill));
+            let cost = cost.unwrap_or_else(|payload| Err(panicked(&*payload)));
+            self.free.push(scratch);
+            free = Instant::now();
+            if self.finished.send(Done { slot, cost, idle }).is_err() {
+                return;
+            }
+            if let Some(waker) = lock(&self.waker).take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn begin(&mut self, job: Job, idle: Duration) -> Begun {
+        let Job { place, setup, mut slot } = job;
+        let mut scratch = self.free.pop().unwrap_or_default();
+        let begin = || self.assembler.begin(&setup, place, &mut slot, &mut scratch);
+        let begun = catch_unwind(AssertUnwindSafe(begin));
+        let begun = begun.unwrap_or_else(|payload| Err(panicked(&*payload)));
+        Begun { slot, scratch, begun, idle }
+    }
+}
+
 impl Prefetch {
     fn start(&mut self, assembler: &Arc<Assembler>) -> Result<()> {
         let waker = self.waker.insert(Arc::default());
@@ -60,23 +120,7 @@ impl Prefetch {
             let (jobs, todo) = channel::<Job>();
             let (finished, done) = channel();
             let (assembler, waker) = (Arc::clone(assembler), Arc::clone(waker));
-            let work = move || {
-                let mut scratch = Scratch::default();
-                let mut free = Instant::now();
-                while let Ok(Job { place, setup, mut slot }) = todo.recv() {
-                    let idle = free.elapsed();
-                    let fill = || assembler.fill(&setup, place, &mut slot, &mut scratch);
-                    let cost = catch_unwind(AssertUnwindSafe(fill));
-                    let cost = cost.unwrap_or_else(|payload| Err(panicked(&*payload)));
-                    free = Instant::now();
-                    if finished.send(Done { slot, cost, idle }).is_err() {
-                        return;
-                    }
-                    if let Some(waker) = lock(&waker).take() {
-                        waker.wake();
-                    }
-                }
-            };
+            let work = move || Worker { assembler, finished, waker, free: Vec::new() }.run(&todo);
             let named = std::thread::Builder::new().name(format!("forebay-load-{number}"));
             let handle = named
                 .spawn(work)

@@ -44,11 +44,12 @@ impl Source {
             token_bytes,
             plan.as_deref(),
         )?;
-        if config.verify && tokens.index().entries().iter().any(|e| e.tokens > 0) {
+        let any = || tokens.index().entries().iter().any(|e| e.tokens > 0);
+        if config.verify && !tokens.has_checksums() && any() {
             let hashed = (0..tokens.files().len() as u32)
                 .all(|shard| !tokens.index().blocks(shard).is_empty());
             if !hashed {
-                let expected = "a dataset of format forebay: others have no hashes of blocks";
+                let expected = "a dataset of format forebay or ffrecord: others have no hashes";
                 return Err(Error::config("verify", expected, path.display()));
             }
         }
@@ -59,7 +60,8 @@ impl Source {
         let eos = tokens.dataset().and_then(|dataset| dataset.manifest().tokenizer.as_ref());
         let eos = eos.and_then(|tokenizer| tokenizer.eos.as_ref()).map(|eos| eos.id);
         let pad = config.pad.or(eos).unwrap_or(0);
-        let reader = Reader::new(tokens.files().len(), config.io, of);
+        let bytes = tokens.index().tokens() * token_bytes as u64;
+        let reader = Reader::new(tokens.files().len(), config.io, of, bytes);
         // Datasets of a mixture are shuffled independently; a single one by the seed itself.
         let seed =
             config.seed.map(|seed| if number == 0 { seed } else { mix(seed ^ mix(number.into())) });
@@ -93,10 +95,7 @@ impl Source {
             if !config.verify {
                 break;
             }
-            let result = self
-                .ranges(segments)
-                .try_for_each(|range| self.reader.verify(&self.tokens, &range, traffic));
-            match result {
+            match self.verify(segments, traffic) {
                 Ok(()) => break,
                 Err(error)
                     if error.is_corrupt()
@@ -110,6 +109,17 @@ impl Source {
             }
         }
         Ok(by)
+    }
+
+    /// Blocks or, of ffrecord, records.
+    fn verify(&self, segments: &[Segment], traffic: &mut Traffic) -> Result<()> {
+        let Self { tokens, reader, .. } = self;
+        if tokens.has_checksums() {
+            let mut runs = segments.iter().map(|segment| (segment.shard, segment.document));
+            return runs
+                .try_for_each(|(shard, run)| reader.verify_run(tokens, shard, run, traffic));
+        }
+        self.ranges(segments).try_for_each(|range| reader.verify(tokens, &range, traffic))
     }
 
     fn ranges(&self, segments: &[Segment]) -> impl Iterator<Item = Range> {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 
-use forebay_load::{Batch, Columns, Config, Error, Loader, Result, Sampling, TokenType};
+use forebay_load::{Batch, Columns, Config, Error, Loader, OnCorrupt, Result, Sampling, TokenType};
 use futures_core::Stream;
 
 /// Documents of many lengths, empty ones too.
@@ -19,13 +19,22 @@ fn documents() -> Vec<Vec<u16>> {
     (0..200_u16).map(|n| (0..n % 7 * (n % 41)).map(|at| n * 300 + at).collect()).collect()
 }
 
-/// As ffrecord's `FileWriter` lays a file out, but for the checksums of samples.
+/// CRC-32 as its definition has it, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc: u32, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+/// As ffrecord's `FileWriter` lays a file out.
 fn write(path: &Path, documents: &[Vec<u16>]) {
     let samples: Vec<Vec<u8>> =
         documents.iter().map(|ids| ids.iter().flat_map(|id| id.to_le_bytes()).collect()).collect();
     let count = samples.len();
     let mut header = (count as u64).to_le_bytes().to_vec();
-    header.extend(std::iter::repeat_n(7, 4 * count));
+    samples.iter().for_each(|sample| header.extend(crc32(sample).to_le_bytes()));
     let mut at = 12 + 12 * count as u64;
     for sample in &samples {
         header.extend(at.to_le_bytes());
@@ -99,8 +108,56 @@ fn records_of_no_type_or_another_one_are_refused() {
     assert!(error.hint().unwrap().contains("--token-type u16"));
     let error = open(Some(TokenType::I64)).unwrap_err().to_string();
     assert!(error.contains("a.ffr: sample 1: expected tokens of i64"), "{error}");
-    let error = Loader::open(dir.path(), Config { verify: true, ..config(0) }).unwrap_err();
-    assert!(error.to_string().contains("verify: expected a dataset of format forebay"), "{error}");
+}
+
+#[test]
+fn a_flipped_bit_of_a_record_is_found_by_its_checksum() {
+    let dir = dataset();
+    let b = dir.path().join("b.ffr");
+    let open = |on_corrupt, prefetch| {
+        let config = Config { verify: true, on_corrupt, seed: Some(2), ..config(prefetch) };
+        Loader::open(dir.path(), config).unwrap()
+    };
+    let epoch = |mut loader: Loader| {
+        let mut batches = Vec::new();
+        for _ in 0..loader.steps().unwrap() {
+            let mut batch = Batch::default();
+            loader.next_batch(&mut batch)?;
+            batches.push(batch);
+        }
+        Ok::<_, Error>((batches, loader.state().clone()))
+    };
+    let (sound, state) = epoch(open(OnCorrupt::Fail, 0)).unwrap();
+    assert!(state.replaced.is_empty());
+
+    // The last byte of all, of the last record.
+    let mut bytes = std::fs::read(&b).unwrap();
+    let size = bytes.len();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&b, &bytes).unwrap();
+    let tokens = documents()[199].len();
+    let error = epoch(open(OnCorrupt::Fail, 2)).unwrap_err();
+    let place = format!("b.ffr: bytes {} to {size} hash to", size - 2 * tokens);
+    assert!(error.is_corrupt() && error.to_string().contains(&place), "{error}");
+    assert!(error.hint().unwrap().contains("--on-corrupt skip"));
+    let (found, state) = epoch(open(OnCorrupt::Skip, 2)).unwrap();
+    let stream = documents().concat().len() as u64;
+    let first = (stream - tokens as u64) / 64;
+    // Every sample that holds a token of it, and no other, has one in its place.
+    let hit: Vec<i64> = (first as i64..(stream / 64) as i64).collect();
+    let mut replaced: Vec<i64> = state.replaced.iter().map(|r| r.sample as i64).collect();
+    replaced.sort_unstable();
+    let drawn: Vec<i64> = sound.iter().flat_map(|batch| batch.samples.clone()).collect();
+    let expected: Vec<i64> = hit.iter().copied().filter(|sample| drawn.contains(sample)).collect();
+    assert!(!expected.is_empty());
+    assert_eq!(replaced, expected);
+    for (a, b) in sound.iter().zip(&found) {
+        for (slot, (before, after)) in a.samples.iter().zip(&b.samples).enumerate() {
+            assert_eq!(before == after, !hit.contains(before));
+            assert!(!hit.contains(after));
+            assert!(before != after || a.rows()[slot] == b.rows()[slot]);
+        }
+    }
 }
 
 /// Parks until woken, and counts.

@@ -7,6 +7,7 @@ use pyo3::types::PyType;
 /// Which exception of `forebay.errors` an error becomes.
 fn kind(error: &LoadError) -> &'static str {
     match error {
+        LoadError::Config { what, .. } if what == "version of the state" => "VersionError",
         LoadError::OtherDataset { .. } | LoadError::OtherOrder { .. } => "StateError",
         LoadError::Config { what, .. } if what == "position" || what.contains("state") => {
             "StateError"
@@ -40,6 +41,7 @@ fn of_shard(error: &ShardError) -> &'static str {
         | ShardError::Lacks { .. }
         | ShardError::OtherFormat { .. }
         | ShardError::NotText { .. } => "NotADatasetError",
+        ShardError::Newer { .. } => "VersionError",
         ShardError::Corrupt { .. } => "CorruptError",
         ShardError::Store(_) => "StorageError",
         _ => "InputError",

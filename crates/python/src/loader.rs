@@ -133,6 +133,7 @@ impl Loader {
     ) -> PyResult<Self> {
         let dtypes = [("int64", Dtype::I64), ("int32", Dtype::I32), ("uint32", Dtype::U32)];
         let samplings = [Sampling::Concat, Sampling::Documents, Sampling::BestFit];
+        let ways = [Io::Auto, Io::Map, Io::Read, Io::Direct].map(|io| (io.name(), io));
         let policies = [("fail", OnCorrupt::Fail), ("skip", OnCorrupt::Skip)];
         let config = Config {
             rank,
@@ -147,7 +148,7 @@ impl Loader {
             pad: pad_id,
             prefetch,
             threads,
-            io: one_of("io", io, &[("auto", Io::Auto), ("map", Io::Map), ("read", Io::Read)])?,
+            io: one_of("io", io, &ways)?,
             verify,
             on_corrupt: one_of("on_corrupt", on_corrupt, &policies)?,
             plan_dir,

@@ -72,7 +72,7 @@ def cut_manifest(copy):
         (truncated, errors.CorruptError, "shard-00001.parquet: size: expected"),
         (swapped, errors.CorruptError, "size: expected"),
         (index_of_another_run, errors.CorruptError, "documents.idx: counts: expected"),
-        (newer, errors.CorruptError, "format version: expected at most"),
+        (newer, errors.VersionError, "format version: expected at most"),
         (cut_manifest, errors.CorruptError, "manifest: expected JSON"),
     ],
 )
@@ -94,8 +94,9 @@ def test_a_flipped_bit_is_found_by_its_hash(copy):
     assert "on-corrupt" in caught.value.hint
 
 
-def test_a_dataset_may_go_under_its_loader(copy):
-    ours = forebay.Loader(copy, seq_len=SEQ_LEN, batch_size=1, output="numpy", io="read", prefetch=0)
+@pytest.mark.parametrize("io, prefetch", [("auto", 0), ("read", 0), ("direct", 0), ("direct", 4)])
+def test_a_dataset_may_go_under_its_loader(copy, io, prefetch):
+    ours = forebay.Loader(copy, seq_len=SEQ_LEN, batch_size=1, output="numpy", io=io, prefetch=prefetch)
     ours.next()
     shutil.rmtree(copy)
     with pytest.raises(errors.StorageError, match="shard-0000") as caught:
@@ -143,6 +144,28 @@ def ffrecord(path, samples):
     header = struct.pack("<q", len(samples)) + b"".join(struct.pack("<I", zlib.crc32(sample)) for sample in samples)
     header += offsets.astype("<i8").tobytes()
     path.write_bytes(struct.pack("<I", zlib.crc32(header)) + header + b"".join(samples))
+
+
+def test_a_state_of_a_later_version(corpus):
+    ours = forebay.Loader(corpus, seq_len=SEQ_LEN, batch_size=4)
+    state = ours.state_dict()
+    with pytest.raises(errors.VersionError, match="version of the state: expected at most 1, found 9"):
+        ours.load_state_dict({**state, "version": 9})
+
+
+def test_a_flipped_bit_of_a_record_is_found_by_its_checksum(tmp_path):
+    documents = [np.arange(n * 7 % 501, dtype=np.uint16) + n for n in range(300)]
+    ffrecord(tmp_path / "a.ffr", [document.tobytes() for document in documents])
+    wish = {"seq_len": 64, "batch_size": 2, "token_type": "uint16", "verify": True}
+    load(tmp_path, **wish)
+    data = bytearray((tmp_path / "a.ffr").read_bytes())
+    data[-1] ^= 4
+    (tmp_path / "a.ffr").write_bytes(data)
+    with pytest.raises(errors.CorruptError, match=f"a.ffr: bytes .* to {len(data)} hash to") as caught:
+        load(tmp_path, **wish)
+    assert "on-corrupt" in caught.value.hint
+    ours = load(tmp_path, **wish, on_corrupt="skip")
+    assert "replaced" in json.dumps(ours.state_dict())
 
 
 def test_ffrecord_files_are_a_source(tmp_path):

@@ -206,8 +206,9 @@ def child(connection, ours, count):
     connection.close()
 
 
-def test_a_fork_goes_on_where_the_parent_was(corpus):
-    ours = loader(corpus, prefetch=3, threads=2)
+@pytest.mark.parametrize("io, prefetch", [("auto", 3), ("direct", 0), ("direct", 3)])
+def test_a_fork_goes_on_where_the_parent_was(corpus, io, prefetch):
+    ours = loader(corpus, prefetch=prefetch, threads=2, io=io)
     for _ in range(5):
         ours.next()
     context = multiprocessing.get_context("fork")

@@ -46,6 +46,9 @@ pub enum Error {
     /// Shards that are written for others and not read here.
     #[error("{path}: expected shards of format {expected}, found {found}")]
     OtherFormat { path: PathBuf, expected: &'static str, found: &'static str },
+    /// A dataset of a later forebay.
+    #[error("{path}: format version: expected at most {expected}, found {found}")]
+    Newer { path: PathBuf, expected: u32, found: u64 },
     /// A file of a dataset does not hold what the manifest or the index says.
     #[error("{path}: {what}: expected {expected}, found {found}")]
     Corrupt { path: PathBuf, what: String, expected: String, found: String },
@@ -113,6 +116,9 @@ impl Error {
             }
             Self::OtherFormat { found, .. } => {
                 Some(format!("those of {found} are for {found}; make others from the raw input"))
+            }
+            Self::Newer { .. } => {
+                Some("read it with a forebay as new as the one that wrote it, or newer".into())
             }
             Self::Corrupt { path, .. } => {
                 Some(format!("copy `{}` again or rebuild the dataset", path.display()))

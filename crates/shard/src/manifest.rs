@@ -245,9 +245,14 @@ impl Manifest {
         if value["format"] != "forebay" {
             return Err(Error::corrupt(&path, "format", "forebay", &value["format"]));
         }
-        if value["version"].as_u64().is_none_or(|version| version > u64::from(VERSION)) {
-            let expected = format!("at most {VERSION}");
-            return Err(Error::corrupt(&path, "format version", expected, &value["version"]));
+        match value["version"].as_u64() {
+            Some(found) if found > u64::from(VERSION) => {
+                return Err(Error::Newer { path, expected: VERSION, found });
+            }
+            Some(_) => {}
+            None => {
+                return Err(Error::corrupt(&path, "format version", VERSION, &value["version"]));
+            }
         }
         let manifest: Self = serde_json::from_value(value)
             .map_err(|e| Error::corrupt(&path, "manifest", "the fields of version 1", e))?;

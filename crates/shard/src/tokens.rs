@@ -21,6 +21,8 @@ pub struct TokenFiles {
     token_type: TokenType,
     files: Vec<PathBuf>,
     identity: String,
+    /// CRC-32 of every run of tokens, where the format has one.
+    checksums: Vec<u32>,
 }
 
 impl TokenFiles {
@@ -32,7 +34,7 @@ impl TokenFiles {
     ///
     /// Cost: for `forebay` constant, whatever the number of documents. A Megatron `.idx` is read
     /// and checked whole, as are the sizes in MDS shards and the headers of ffrecord; all take
-    /// 24 B a sequence.
+    /// 24 B a sequence, ffrecord 28.
     ///
     /// # Errors
     /// [`Error::NotADataset`] if it is none of these; [`Error::OtherFormat`]; [`Error::Corrupt`]
@@ -75,7 +77,8 @@ impl TokenFiles {
         let files = files.collect();
         let identity = manifest.index.as_ref().map(|index| index.blake3.clone());
         let identity = identity.unwrap_or_default();
-        Ok(Self { dataset: Some(dataset), index, token_type: TokenType::U32, files, identity })
+        let (token_type, checksums) = (TokenType::U32, Vec::new());
+        Ok(Self { dataset: Some(dataset), index, token_type, files, identity, checksums })
     }
 
     /// Ours: known by the hashes of all files.
@@ -110,7 +113,14 @@ impl TokenFiles {
             return Err(Error::corrupt(path, "counts", show(expected), show(found)));
         }
         let identity = hash.finalize().to_hex().to_string();
-        Ok(Self { dataset: Some(dataset), index, token_type, files, identity })
+        Ok(Self {
+            dataset: Some(dataset),
+            index,
+            token_type,
+            files,
+            identity,
+            checksums: Vec::new(),
+        })
     }
 
     /// Anyone's: known by its index, which says nothing of the ids themselves.
@@ -118,7 +128,8 @@ impl TokenFiles {
         let [bin, idx] = ["bin", "idx"].map(|suffix| with_suffix(prefix, suffix));
         let (Idx { token_type, sequences, documents }, identity) = parse(&bin, &idx)?;
         let index = Index::of_runs(documents, &[sequences]);
-        Ok(Self { dataset: None, index, token_type, files: vec![bin], identity })
+        let (files, checksums) = (vec![bin], Vec::new());
+        Ok(Self { dataset: None, index, token_type, files, identity, checksums })
     }
 
     /// Anyone's: known by its index, which hashes the shards if their writer was told to.
@@ -126,15 +137,15 @@ impl TokenFiles {
         let Mds { token_type, files, runs, identity } = Mds::open(directory)?;
         let documents = runs.iter().map(|runs| runs.len() as u64).sum();
         let index = Index::of_runs(documents, &runs);
-        Ok(Self { dataset: None, index, token_type, files, identity })
+        Ok(Self { dataset: None, index, token_type, files, identity, checksums: Vec::new() })
     }
 
     /// Anyone's: known by its headers, which hold a checksum of every sample.
     fn open_ffrecord(files: Vec<PathBuf>, token_type: TokenType) -> Result<Self> {
-        let Ffrecord { files, runs, identity } = Ffrecord::open(files, token_type)?;
+        let Ffrecord { files, runs, checksums, identity } = Ffrecord::open(files, token_type)?;
         let documents = runs.iter().map(|runs| runs.len() as u64).sum();
         let index = Index::of_runs(documents, &runs);
-        Ok(Self { dataset: None, index, token_type, files, identity })
+        Ok(Self { dataset: None, index, token_type, files, identity, checksums })
     }
 
     /// Its manifest, if it is a dataset of ours.
@@ -155,6 +166,28 @@ impl TokenFiles {
     /// The files that the index counts as shards.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// Does the format have a checksum of every run of tokens?
+    pub fn has_checksums(&self) -> bool {
+        !self.checksums.is_empty()
+    }
+
+    /// Reads run `run` of the index whole and takes its CRC-32: that of the format and that of the
+    /// bytes. `None` if the format has none.
+    ///
+    /// * `file` — the one that holds it, open.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn checksum(&self, run: usize, file: &File) -> Result<Option<(u32, u32)>> {
+        let (Some(&expected), Some(entry)) =
+            (self.checksums.get(run), self.index.entries().get(run))
+        else {
+            return Ok(None);
+        };
+        let bytes = u64::from(entry.tokens) * self.token_type.bytes() as u64;
+        Ok(Some((expected, ffrecord::crc32(file, entry.offset, bytes)?)))
     }
 
     /// Equal for equal datasets, in hex.

@@ -47,6 +47,11 @@ impl File {
         self.size
     }
 
+    /// The device of the 3FS it lies on, if it does.
+    pub fn home(&self) -> Option<u64> {
+        self.rings.as_ref().map(|object| object.device())
+    }
+
     /// Fills all of `buf` from byte `offset`; there is no short read.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub mod usrbio;
 pub use error::{Error, Result};
 pub use file::File;
 pub use lock::Lock;
-pub use memory::{Arena, BUFFER_ALIGN, Buffer, Map, Pages};
+pub use memory::{Arena, BUFFER_ALIGN, Buffer, Map, Pages, prefetch};
 pub use object::{Access, Alignment, Direct, Object};
 pub use plan::{Costs, Plan, Range, Read, Segment, plan};
 pub use publish::{NewFile, create_dir, publish_bytes, sync, sync_dir, temporaries};

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 
 mod map;
 
-pub use map::Map;
+pub use map::{Map, prefetch};
 
 /// Size of a huge page on the machines we know; an arena is aligned to it.
 const HUGE: usize = 2 << 20;

@@ -4,44 +4,30 @@ use forebay_gpu::kernels::{Piece, RAW_PADDING, Segment};
 use forebay_shard::Error as ShardError;
 use forebay_shard::format::TokenType;
 
-use super::{Assembler, Scratch};
+use super::{Assembler, Part, Scratch, each_part};
 use crate::Result;
 use crate::batch::{Batch, Dtype, Typed};
 use crate::config::Config;
-use crate::reader::Traffic;
 
 impl Assembler {
-    /// As `write` and `describe`, but for widening and columns.
-    pub(super) fn write_raw(
-        &self,
-        batch: &mut Batch,
-        scratch: &mut Scratch,
-        traffic: &mut Traffic,
-    ) -> Result<()> {
+    /// As `lay_out`, and where the bytes of each range go.
+    pub(super) fn lay_out_raw(&self, batch: &mut Batch, scratch: &mut Scratch) {
         let Config { batch_size, seq_len, columns, .. } = self.config;
         let cells = batch_size * seq_len;
-        let mut raw = std::mem::take(&mut batch.raw);
+        let raw = &mut batch.raw;
         raw.pieces.clear();
         raw.segments.clear();
-        // `target` writes padding and missing labels; nobody reads them here.
-        let mut unread = std::mem::take(&mut batch.input_ids);
-        let mut unread_labels = std::mem::take(&mut batch.labels);
-        let inputs = u32::buffer(&mut unread);
+        // Padding and missing labels are written here; nobody reads them.
+        let inputs = u32::buffer(&mut batch.input_ids);
         inputs.resize(cells, 0);
-        let labels = u32::buffer(&mut unread_labels);
+        let labels = u32::buffer(&mut batch.labels);
         labels.resize(if columns.labels { cells } else { 0 }, 0);
+        self.parts(scratch, inputs, labels);
         let mut bytes = 0;
-        for number in 0..self.sources.len() {
-            if scratch.rows.iter().all(|row| row.source != number) {
-                continue;
-            }
-            self.target(number, scratch, inputs, labels);
-            let source = &self.sources[number];
-            let kind = source.tokens.token_type();
-            let width = kind.bytes();
-            let Scratch { ranges, targets, bytes: space, .. } = &mut *scratch;
-            let first = raw.pieces.len();
-            for (range, target) in ranges.iter().zip(&*targets) {
+        for Part { source, first, end, .. } in &scratch.parts {
+            let width = self.sources[*source].tokens.token_type().bytes();
+            let pairs = scratch.ranges[*first..*end].iter().zip(&scratch.targets[*first..*end]);
+            for (range, target) in pairs {
                 raw.pieces.push(Piece {
                     source: bytes as u64,
                     cell: (target.row * seq_len + target.column) as u32,
@@ -53,11 +39,25 @@ impl Assembler {
                 });
                 bytes += range.bytes;
             }
-            if raw.bytes.len() < bytes + RAW_PADDING {
-                raw.bytes.resize(bytes + RAW_PADDING, 0);
-            }
-            let (pieces, out) = (&raw.pieces[first..], &mut raw.bytes);
-            source.reader.read(&source.tokens, ranges, space, traffic, |at, bytes| {
+        }
+        // What an earlier, longer batch left is not copied.
+        raw.bytes.resize(bytes + RAW_PADDING, 0);
+        raw.bytes[bytes..].fill(0);
+    }
+
+    /// As `write` and `describe`, but for widening and columns.
+    pub(super) fn write_raw(&self, batch: &mut Batch, scratch: &mut Scratch) -> Result<()> {
+        let Config { seq_len, columns, .. } = self.config;
+        let raw = &mut batch.raw;
+        let Scratch { ranges, parts, bytes: space, cost, .. } = &mut *scratch;
+        let traffic = &mut cost.traffic;
+        let (pieces, out) = (&raw.pieces, &mut raw.bytes);
+        each_part(parts, |Part { source, first, end, reading }| {
+            let source = &self.sources[*source];
+            let (ranges, pieces) = (&ranges[*first..*end], &pieces[*first..*end]);
+            let kind = source.tokens.token_type();
+            let width = kind.bytes();
+            source.reader.finish(&source.tokens, ranges, reading, space, traffic, |at, bytes| {
                 let start = pieces[at].source as usize;
                 out[start..start + bytes.len()].copy_from_slice(bytes);
                 self.look_at(kind, bytes).map_err(|(token, found)| {
@@ -68,11 +68,8 @@ impl Assembler {
                     ShardError::corrupt(path, format!("token at byte {byte}"), expected, found)
                         .into()
                 })
-            })?;
-        }
-        // What an earlier, longer batch left is not copied.
-        raw.bytes.truncate(bytes + RAW_PADDING);
-        raw.bytes.resize(bytes + RAW_PADDING, 0);
+            })
+        })?;
         batch.max_seqlen = 0;
         for (row, found) in scratch.rows.iter().enumerate() {
             let mut column = 0;
@@ -106,7 +103,6 @@ impl Assembler {
             let longest = raw.segments.iter().map(|segment| segment.tokens).max();
             batch.max_seqlen = longest.unwrap_or(0) as i32;
         }
-        (batch.input_ids, batch.labels, batch.raw) = (unread, unread_labels, raw);
         Ok(())
     }
 

@@ -99,9 +99,11 @@ class Loader:
         prefetch: Batches made ahead by `threads` threads, without the GIL. With 0, each is made
             when it is asked for.
         output: `"torch"`, `"numpy"`, `"dlpack"`; `"auto"` is torch if it can be imported.
-        io: `"auto"`: through a map what lies in the page cache, up to 128 MiB, since pages of a map
-            count as memory of the process; `"map"`: all of it, which is faster; `"read"`: none.
-        verify: Hash each block of a shard when it is first needed, and compare.
+        io: `"auto"`: through a map what lies in the page cache, up to 160 MiB, since pages of a map
+            count as memory of the process; `"map"`: all of it, which is faster; `"read"`: none. What
+            is not in the page cache is read with many requests in flight; `"direct"`: all of it is,
+            past the page cache.
+        verify: Hash each block of a shard (of ffrecord, each sample) when it is first needed, and compare.
         on_corrupt: With `verify`: `"fail"`, or `"skip"`: other samples come instead, the same on
             every rank, and the state says so.
         plan_dir: Keep the plan of best-fit in this directory for the next time.

@@ -29,6 +29,10 @@ class InputError(Error, ValueError):
     """Raw input that cannot be read as documents."""
 
 
+class VersionError(Error, ValueError):
+    """A dataset or state that a later version wrote."""
+
+
 class CorruptError(Error):
     """Files that are not as they were written."""
 

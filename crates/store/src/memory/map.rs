@@ -45,6 +45,28 @@ impl Map {
     }
 }
 
+/// Has the processor fetch the first line of each page under `bytes`, and go on: many places in
+/// memory are waited for at once, and from there on it fetches ahead by itself.
+///
+/// Half as long again takes whoever reads a byte of each instead, since a read that waits holds up
+/// what comes after it.
+pub fn prefetch(bytes: &[u8]) {
+    const PAGE: usize = 4096;
+    let to_border = PAGE - bytes.as_ptr() as usize % PAGE;
+    let firsts = bytes.first().into_iter();
+    let borders = bytes.get(to_border..).unwrap_or_default().iter().step_by(PAGE);
+    for byte in firsts.chain(borders) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint, which looks at nothing and faults nowhere; the address is that of a byte.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        std::hint::black_box(*byte);
+    }
+}
+
 impl Deref for Map {
     type Target = [u8];
 
