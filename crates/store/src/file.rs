@@ -49,7 +49,7 @@ impl File {
 
     /// The device of the 3FS it lies on, if it does.
     pub fn home(&self) -> Option<u64> {
-        self.rings.as_ref().map(|object| object.device())
+        self.rings.as_ref().map(|(object, _)| object.device())
     }
 
     /// Fills all of `buf` from byte `offset`; there is no short read.

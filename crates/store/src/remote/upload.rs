@@ -108,7 +108,7 @@ impl<'a> Upload<'a> {
         let mut upload = Self { inner, control, key, place, id: String::new(), journal, there };
         if let Some(stale) = upload.journal.as_ref().and_then(|j| j.stale("id")) {
             // Of another file: its parts are of no use to anybody.
-            upload.abort_id(&stale.to_owned());
+            upload.abort_id(stale);
         }
         if let Some(id) = id {
             upload.id = id;

@@ -262,7 +262,7 @@ mod tests {
                     daemon(&circles, &|slot, value| {
                         // SAFETY: see above.
                         unsafe { *buffer.cell(slot) = value };
-                    })
+                    });
                 });
                 let (mut next, mut over) = (0, 0);
                 while over < ROUNDS {
