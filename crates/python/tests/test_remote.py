@@ -93,9 +93,9 @@ def test_tensors_come_from_a_bucket(bucket, tmp_path):
     header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
     source = tmp_path / "models"
     source.mkdir()
-    (source / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<4f", 1, 2, 3, 4))
-    _send(source / "m.safetensors", "models/m.safetensors")
-    for path in (f"{bucket}/models/m.safetensors", f"{bucket}/models"):
+    (source / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<4f", 1, 2, 3, 4))
+    _send(source / "model.safetensors", "models/model.safetensors")
+    for path in (f"{bucket}/models/model.safetensors", f"{bucket}/models"):
         tensors = forebay.load_safetensors(path, output="numpy")
         assert numpy.array_equal(tensors["w"], [1, 2, 3, 4])
 

@@ -102,8 +102,17 @@ pub(super) fn told(text: &str) -> String {
         (Some(code), Some(message)) => format!("{code}, {message}"),
         (Some(code), None) => code.into(),
         _ if text.contains('<') => text.split('<').next().unwrap_or_default().trim().into(),
-        _ => text.lines().next().unwrap_or_default().chars().take(300).collect(),
+        _ => without_queries(text.lines().next().unwrap_or_default()).chars().take(300).collect(),
     }
+}
+
+/// A URL may hold a signature behind its `?`.
+fn without_queries(text: &str) -> String {
+    let words = text.split(' ').map(|word| match word.split_once('?') {
+        Some((url, _)) if url.contains("://") => url,
+        _ => word,
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 impl Inner {
@@ -184,6 +193,8 @@ mod tests {
         assert!(!error.to_string().contains("AKIA"), "{error}");
         assert_eq!(told("<html><body>no</body></html>"), "");
         assert_eq!(told("first\nsecond"), "first");
+        let text = "Error performing POST http://h/c?sv=1&sig=abc%3D in 1 ms: what? no";
+        assert_eq!(told(text), "Error performing POST http://h/c in 1 ms: what? no");
     }
 
     #[test]

@@ -384,7 +384,7 @@ mod tests {
 
         let pairs = vec![("sv".into(), "2023".into()), ("sig".into(), "the/sig=".into())];
         let credentials = StaticCredentialProvider::new(AzureCredential::SASToken(pairs));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let who = Who::Azure { credentials: Arc::new(credentials), account: "a".into() };
         let (patience, handle) = (Duration::from_secs(1), runtime.handle().clone());
         let signer = Signer { who, anonymous: false, patience, runtime: handle };
