@@ -125,6 +125,8 @@ const VISIT: u8 = 16;
 /// Of all datasets of a loader together, unless it maps all. With the rest of a loader, a process
 /// stays below 200 MiB above what it was.
 const MAPPED_BYTES: u64 = 160 << 20;
+/// The kernel copies faster to where a line of the cache starts.
+const LINE_BYTES: usize = 64;
 /// Two blocks.
 const HUGE_BYTES: u64 = 2 << 20;
 
@@ -299,12 +301,10 @@ impl Reader {
         each: &mut impl FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
         let shard = self.shard(tokens, range.shard)?;
-        // The kernel copies to the start of a cache line a tenth faster.
-        const LINE: usize = 64;
-        if scratch.len() < range.bytes + LINE {
-            scratch.resize(range.bytes + LINE, 0);
+        if scratch.len() < range.bytes + LINE_BYTES {
+            scratch.resize(range.bytes + LINE_BYTES, 0);
         }
-        let skip = scratch.as_ptr().align_offset(LINE).min(LINE);
+        let skip = scratch.as_ptr().align_offset(LINE_BYTES).min(LINE_BYTES);
         let bytes = &mut scratch[skip..skip + range.bytes];
         let start = cold.then(Instant::now);
         shard.file.read_at(range.offset, bytes)?;
