@@ -190,6 +190,11 @@ fn who_is_at_work_is_told_by_a_lock_and_not_by_the_age_of_a_file() {
             "{found}"
         );
     }
+    assert_eq!(
+        status(&recipe)["failed"],
+        serde_json::json!([]),
+        "those that were refused did not fail"
+    );
     let text = forebay(["run", recipe.to_str().unwrap(), "--status"]).exits(0).stdout;
     assert!(
         text.contains("stopped; the same command resumes it") && text.contains("died at"),
