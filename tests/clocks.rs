@@ -61,10 +61,7 @@ fn tasks_of_machines_whose_clocks_are_years_apart_make_the_same_bytes() {
     let mut turn = 0;
     for (stage, shares) in stages {
         for number in 0..shares.max(1) {
-            let share = match stage {
-                _ if shares == 0 => "0/1".to_owned(),
-                _ => format!("{number}/{shares}"),
-            };
+            let share = format!("{number}/{}", shares.max(1));
             let label = if matches!(stage, "find" | "finish") {
                 stage.to_owned()
             } else {
@@ -190,6 +187,11 @@ fn who_is_at_work_is_told_by_a_lock_and_not_by_the_age_of_a_file() {
             "{found}"
         );
     }
+    assert_eq!(
+        status(&recipe)["failed"],
+        serde_json::json!([]),
+        "those that were refused did not fail"
+    );
     let text = forebay(["run", recipe.to_str().unwrap(), "--status"]).exits(0).stdout;
     assert!(
         text.contains("stopped; the same command resumes it") && text.contains("died at"),

@@ -161,3 +161,38 @@ fn a_wrong_recipe_is_wrong_usage_and_says_where() {
     assert!(!dir.path().join("out").exists());
     run(&dir.path().join("none.toml"), &[]).complains(&["none.toml"]);
 }
+
+#[test]
+fn the_executor_may_stand_in_the_recipe() {
+    let dir = temp();
+    let path = recipe(dir.path(), "[dedup]\n[execution]\nexecutor = 'slurm'");
+    let ran = run(&path, &[]).exits(2);
+    assert!(ran.stderr.contains("--emit DIR"), "{ran:?}");
+    let scripts = dir.path().join("jobs");
+    run(&path, &["--emit", scripts.to_str().unwrap(), "--tasks", "3"]).exits(0);
+    assert!(scripts.join("submit.sh").exists() && !dir.path().join("out").exists());
+    let plan = run(&path, &["--print-plan", "--tasks", "3", "--json"]).exits(0).json();
+    let shares = serde_json::json!([
+        ["read", 3],
+        ["exact", 3],
+        ["link", 3],
+        ["thin", 3],
+        ["group", 1],
+        ["place", 3],
+        ["compare", 3],
+        ["find", 1],
+        ["write", 3],
+        ["finish", 1]
+    ]);
+    assert_eq!(plan["shares"], shares);
+    let sample = sample();
+    let by_prep =
+        ["prep", sample.to_str().unwrap(), "--out", "o", "--recipe", path.to_str().unwrap()];
+    assert!(forebay(by_prep).exits(2).stderr.contains("another executor"));
+    // What the command line says goes first.
+    run(&path, &["--executor", "local"]).exits(0);
+    for (flags, told) in [(["--tasks", "3"], "--tasks"), (["--address", "a"], "--address")] {
+        let ran = run(&path, &[&["--executor", "local"][..], &flags].concat()).exits(2);
+        assert!(ran.stderr.contains(told), "{ran:?}");
+    }
+}

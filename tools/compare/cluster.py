@@ -45,7 +45,7 @@ for line in sys.stdin:
 
 def hashes(out):
     manifest = json.loads((out / "manifest.json").read_text())
-    files = {path.name: hashlib.blake2b(path.read_bytes()).hexdigest() for path in sorted(out.glob("*")) if path.is_file()}
+    files = {path.name: hashlib.blake2b(path.read_bytes()).hexdigest() for path in sorted(out.glob("[!.]*")) if path.is_file()}
     return hashlib.sha256(json.dumps([manifest["shards"], manifest["counts"], sorted(files.items())]).encode()).hexdigest()
 
 

@@ -37,7 +37,8 @@ pub(crate) fn kept<T>(
     let start = Instant::now();
     let done = pulse::beating(out, task, progress, work);
     match &done {
-        Err(Error::Interrupted) => {}
+        // Refused, since another one is at it: nothing of that one has failed.
+        Err(Error::Interrupted | Error::Store(forebay_store::Error::Locked { .. })) => {}
         // Where there is no work directory, nothing was begun.
         Err(error) if file.parent().is_some_and(Path::exists) => {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

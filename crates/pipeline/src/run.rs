@@ -379,7 +379,6 @@ fn publish(
             input_files: plan.files().count() as u64,
             input_bytes: plan.input_bytes(),
             fingerprint: plan.fingerprint(),
-            input_times: Some(plan.input_times()),
             options: serde_json::to_value(&plan.options).unwrap_or_default(),
             parents: parents(plan),
         },
@@ -387,6 +386,7 @@ fn publish(
         large_clusters,
         shards,
     };
+    publish_bytes(&out.join(manifest::SEEN), plan.input_times().as_bytes())?;
     publish_bytes(&out.join(manifest::FILE), &manifest.to_bytes())?;
     Ok(manifest)
 }

@@ -364,8 +364,8 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
     }
     // Names and sizes are equal. One of another time is another input, be it earlier or later: its
     // time may come from a clock that goes wrong.
-    let times = manifest.lineage.input_times.as_ref();
-    if times.is_some_and(|times| *times != plan.input_times()) {
+    let seen = fs::read_to_string(out.join(manifest::SEEN)).ok();
+    if seen.is_some_and(|seen| seen != plan.input_times()) {
         return Err(other("inputs (an input has changed since)"));
     }
     // Killed between the manifest and the end: nothing is left to do but this.
@@ -378,7 +378,7 @@ fn finished(out: &Path, plan: &Plan) -> Result<Option<Start>> {
 /// What a run makes in its output directory before the manifest.
 fn is_ours(name: &str) -> bool {
     Format::is_shard_file(name)
-        || [manifest::INDEX, manifest::TOKENIZER, manifest::REMOVED].contains(&name)
+        || [manifest::INDEX, manifest::TOKENIZER, manifest::REMOVED, manifest::SEEN].contains(&name)
 }
 
 /// `None`: no plan. `Some(None)`: one that this version does not understand.

@@ -25,7 +25,7 @@ def torch():
 
 def hashes(out):
     """Of all files; of the manifest what does not tell where inputs lie."""
-    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir()) if p.is_file() and p.name != "manifest.json"}
+    found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir()) if p.is_file() and p.name not in ("manifest.json", ".inputs")}
     manifest = json.loads((out / "manifest.json").read_text())
     return found | {"shards": manifest["shards"], "counts": manifest["counts"]}
 

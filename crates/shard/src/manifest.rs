@@ -11,6 +11,9 @@ use crate::{Error, Result};
 pub const FILE: &str = "manifest.json";
 /// Name of the document index.
 pub const INDEX: &str = "documents.idx";
+/// Which times the inputs had, hashed: no part of the dataset, but how the command that made it knows
+/// that it is made. To be compared, never to be read as times, since the clocks of machines differ.
+pub const SEEN: &str = ".inputs";
 /// Name of the copy of a tokenizer that is not built in.
 pub const TOKENIZER: &str = "tokenizer.json";
 /// Directory of an unfinished run.
@@ -156,10 +159,6 @@ pub struct Lineage {
     pub input_bytes: u64,
     /// blake3 over names and sizes of the input files and over the options, in hex.
     pub fingerprint: String,
-    /// blake3 over the times of the input files, as their store told them, in hex: to be compared, never
-    /// to be read as times, since the clocks of machines differ.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub input_times: Option<String>,
     /// Every option that the output depends on.
     pub options: serde_json::Value,
     /// blake3 of the manifests of input datasets.
