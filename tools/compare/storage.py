@@ -3,11 +3,16 @@
 
     python3 tools/compare/storage.py FOLDER --pairs 9 --out benches/results/storage-DATE
 
-FOLDER lies on the disk to measure; about 9 GiB are made there and removed again. fio runs the command that
+FOLDER lies on the disk to measure; about 15 GiB are made there and removed again. fio runs the command that
 `--emit-fio` prints, so both do the same: engine, registered buffers and files, depth, batch, time, blocks drawn
 independently. Which of the two goes first changes from pair to pair. A run that fails ends the script.
+
+`--only PART` runs a part and puts it into the results that are there, so a quiet hour can be had in pieces. Copies of
+small files go to a new place each and are removed at the end: an ext4 without a journal gives no inode away again for
+some minutes after it was freed and walks past all of those at every new one, which is then most of the time.
 """
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -106,17 +111,15 @@ def forget(path):
 
 
 def timed(command, source, to, cold):
-    shutil.rmtree(to, ignore_errors=True)
-    if to.is_file():
-        to.unlink()
     forget(source)
     if not cold:
         run(["sh", "-c", 'find "$1" -type f -exec cat {} + > /dev/null', "sh", source])
     start = time.perf_counter()
     # Both end when everything is on the disk.
-    run(["sh", "-c", f'{command} "$1" "$2" && sync -f "$2"', "sh", source, to])
-    wall = time.perf_counter() - start
-    return {"seconds": wall}
+    run(["sh", "-c", f'{command} "$1" "$2"', "sh", source, to])
+    done = time.perf_counter()
+    run(["sync", "-f", to])
+    return {"seconds": time.perf_counter() - start, "until_sync": done - start}
 
 
 def small_files(folder, count):
@@ -129,20 +132,65 @@ def small_files(folder, count):
     return source
 
 
-def copies(arguments, folder, target):
+def small(arguments, folder):
+    """Copies beside `cp -r`, and what the kernel alone needs for the same names, in the same rounds."""
     table = {}
-    source, to = small_files(folder, arguments.files), folder / "copy"
+    source, places = small_files(folder, arguments.files), folder / "copies"
+    places.mkdir()
+    floor = folder / "floor"
+    run(["cc", "-O2", "-o", floor, pathlib.Path(__file__).with_name("floor.c"), "-lpthread"])
+    fresh = (places / f"{number:04}" for number in itertools.count())
     cp, own = "cp -r", f"{arguments.forebay} fs cp --quiet"
+
+    def kernel(threads, what, cold):
+        forget(source)
+        if not cold:
+            run(["sh", "-c", 'find "$1" -type f -exec cat {} + > /dev/null', "sh", source])
+        made, sync, cpu = map(float, run([floor, source, next(fresh), threads, what]).split())
+        return {"made": made, "sync": sync, "cpu": cpu, "seconds": made + sync}
+
     for cold in (True, False):
-        pairs = alternate(arguments.pairs, lambda: timed(own, source, to, cold), lambda: timed(cp, source, to, cold))
-        run(["diff", "-r", source, to])
+        # Threads that wait for a cold disk may be many; on a warm cache each wants a core.
+        asked = [(1, "read"), (16, "read"), (16, "copy")] if cold else [
+            (1, "create"), (2, "create"), (1, "write"), (2, "write"), (1, "copy"), (2, "copy")]
+        floors = {key: [] for key in asked}
+        pairs = []
+        for number in range(arguments.pairs):
+            to = {}
+
+            def measure(name, command):
+                to[name] = next(fresh)
+                return timed(command, source, to[name], cold)
+
+            order = [("ours", own), ("cp", cp)]
+            times = {name: measure(name, command) for name, command in (order[::-1] if number % 2 else order)}
+            pairs.append((times["ours"], times["cp"]))
+            for key in asked:
+                floors[key].append(kernel(*key, cold))
+        run(["diff", "-r", source, to["ours"]])
+        least = [(2, "copy"), (16, "copy")][cold]
         name = f"{arguments.files:,} small files, {'cold' if cold else 'warm'}"
         table[name] = {"cp_over_forebay": spread([b["seconds"] / a["seconds"] for a, b in pairs]),
                        "forebay_seconds": spread([a["seconds"] for a, _ in pairs]),
-                       "cp_seconds": spread([b["seconds"] for _, b in pairs])}
-        print(name, table[name], flush=True)
-    shutil.rmtree(to)
-    shutil.rmtree(source)
+                       "cp_seconds": spread([b["seconds"] for _, b in pairs]),
+                       "cp_until_sync_seconds": spread([b["until_sync"] for _, b in pairs]),
+                       "cp_over_floor": spread([b["seconds"] / f["seconds"] for (_, b), f in zip(pairs, floors[least])]),
+                       "forebay_over_floor": spread([a["seconds"] / f["seconds"] for (a, _), f in zip(pairs, floors[least])]),
+                       "floors": {f"{what}, {threads} threads": {of: spread([f[of] for f in runs]) for of in runs[0]}
+                                  for (threads, what), runs in floors.items()},
+                       "pairs": pairs}
+        print(name, {k: table[name][k] for k in ("cp_over_forebay", "forebay_over_floor", "cp_over_floor")}, flush=True)
+    return table
+
+
+def large(arguments, folder, target):
+    table = {}
+    to = folder / "copy"
+    cp, own = "cp", f"{arguments.forebay} fs cp --quiet"
+
+    def copied(command):
+        to.unlink(missing_ok=True)
+        return timed(command, target, to, True)
 
     size = os.path.getsize(target)
 
@@ -159,8 +207,8 @@ def copies(arguments, folder, target):
         other.unlink()
         return {"seconds": wall, "wall": time.perf_counter() - start}
 
-    pairs = alternate(arguments.pairs, lambda: timed(own, target, to, True), read_and_write)
-    other = alternate(arguments.pairs, lambda: timed(own, target, to, True), lambda: timed("cp", target, to, True))
+    pairs = alternate(arguments.pairs, lambda: copied(own), read_and_write)
+    other = alternate(arguments.pairs, lambda: copied(own), lambda: copied(cp))
     run(["cmp", target, to])
     to.unlink()
     table[f"{size / 2**30:.0f} GiB, cold"] = {
@@ -195,6 +243,15 @@ def markdown(result):
                          f"{show(row['forebay_seconds'])} | {show(row['fio_seconds'])} |")
         lines.append(f"| {case}, beside cp | {show(row['cp_over_forebay'])} | {show(row['forebay_seconds'])} | "
                      f"{show(row['cp_seconds'])} |")
+    for case, row in result["copies"].items():
+        if "floors" not in row:
+            continue
+        lines += ["", f"{case}: the kernel alone, by `tools/compare/floor.c`. `cp -r` takes {show(row['cp_over_floor'])} times as long as the "
+                  f"last line, `forebay fs cp` {show(row['forebay_over_floor'])} times; `cp -r` is at its sync after "
+                  f"{show(row['cp_until_sync_seconds'])} s.", "",
+                  "| what | until the sync, s | the sync, s | both, s | CPU, s |", "|---|---:|---:|---:|---:|"]
+        lines += [f"| {what} | {show(f['made'])} | {show(f['sync'])} | {show(f['seconds'])} | {show(f['cpu'])} |"
+                  for what, f in row["floors"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -206,7 +263,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--size", type=int, default=4, help="GiB")
     parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--only", choices=["storage", "copies"])
+    parser.add_argument("--only", choices=["storage", "small", "large"], action="append")
     parser.add_argument("--out", required=True)
     arguments = parser.parse_args()
     arguments.forebay = pathlib.Path(arguments.forebay).resolve()
@@ -214,18 +271,27 @@ def main():
     folder.mkdir()
     try:
         target = folder / "data"
-        run([arguments.forebay, "bench", "storage", target, "sequential", "--write", "--block-size", "1MiB", "--queue-depth", 8,
-             "--size", f"{arguments.size}GiB", "--once", "--repeats", 1, "--warm-up", 0, "--keep", "--direct"])
+        parts = arguments.only or ["storage", "small", "large"]
+        if parts != ["small"]:
+            run([arguments.forebay, "bench", "storage", target, "sequential", "--write", "--block-size", "1MiB", "--queue-depth", 8,
+                 "--size", f"{arguments.size}GiB", "--once", "--repeats", 1, "--warm-up", 0, "--keep", "--direct"])
         result = {
             "date": time.strftime("%Y-%m-%d"), "pairs": arguments.pairs, "seconds": arguments.seconds,
             "machine": f"{os.cpu_count()} CPUs, Linux {platform.release()}, {run(['findmnt', '-no', 'FSTYPE', '-T', folder]).strip()}",
             "fio": run(["fio", "--version"]).strip(), "forebay": run([arguments.forebay, "--version"]).split()[-1],
             "load_at_start": os.getloadavg(), "storage": {}, "copies": {},
         }
-        if arguments.only != "copies":
+        there = pathlib.Path(arguments.out + ".json")
+        if arguments.only and there.exists():
+            earlier = json.loads(there.read_text())
+            assert all(earlier[key] == result[key] for key in ("pairs", "machine", "fio", "forebay")), "of another comparison"
+            result |= {"storage": earlier["storage"], "copies": earlier["copies"]}
+        if "storage" in parts:
             result["storage"] = storage(arguments, target)
-        if arguments.only != "storage":
-            result["copies"] = copies(arguments, folder, target)
+        if "small" in parts:
+            result["copies"] |= small(arguments, folder)
+        if "large" in parts:
+            result["copies"] |= large(arguments, folder, target)
         result["load_at_end"] = os.getloadavg()
     finally:
         shutil.rmtree(folder)

@@ -1,11 +1,15 @@
 //! What `forebay fs` does: walk, copy, remove, look. Many requests in flight, on past failures.
 
+#[cfg(test)]
+mod broken;
 pub mod cat;
 pub mod copy;
 pub mod doctor;
 mod large;
 pub mod layout;
 pub mod remove;
+mod small;
+mod tasks;
 #[cfg(test)]
 mod tests;
 pub mod walk;

@@ -211,7 +211,8 @@ pub fn temporaries(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn parent(path: &Path) -> PathBuf {
+/// Where `path` lies.
+pub(crate) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),

@@ -4,19 +4,18 @@
 //! last. So a copy that was killed goes on where it was when the same command runs again: whole
 //! files are left alone, the rest is made again, and a large one goes on at its last mark.
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Advice, Timespec, Timestamps, fadvise, futimens};
 
 use super::large::{self, Hash, PART};
 use super::walk::{Entry, Kind, walk};
-use super::{Tally, in_parallel};
+use super::{Tally, in_parallel, small};
 use crate::{Error, Result};
 
 /// How to copy.
@@ -48,7 +47,7 @@ pub struct Summary {
 }
 
 /// Files above this are copied in parts by a queue.
-const SMALL: u64 = 4 << 20;
+pub(super) const SMALL: u64 = 4 << 20;
 
 /// Large files at once: each has a queue of its own that is deep enough for the device.
 const LARGE_AT_ONCE: usize = 2;
@@ -75,48 +74,38 @@ pub fn copy(
     if is_tree {
         refuse_inside(from, &to)?;
     }
-    let there: HashMap<PathBuf, Entry> = match fs::symlink_metadata(&to) {
-        Err(_) => HashMap::new(),
-        Ok(_) => walk(&to, options.threads, tally)?
-            .into_iter()
-            .map(|entry| (entry.path.clone(), entry))
-            .collect(),
-    };
+    let root_is_new = fs::symlink_metadata(&to).is_err();
     let run = Run {
         from,
         to: &to,
         options,
         tally,
         stop,
-        there: &there,
         umask: umask(),
         copied: AtomicU64::new(0),
         skipped: AtomicU64::new(0),
-        deleted: AtomicU64::new(0),
         verified: AtomicU64::new(0),
+        large: Mutex::new(Vec::new()),
+        foreign: Mutex::new(Vec::new()),
         hashes: Mutex::new(Vec::new()),
     };
-    let entries = walk(from, options.threads, tally)?;
     if is_tree {
+        // Fails here rather than in the tally: nothing at all could be done.
+        drop(fs::read_dir(from).map_err(|e| Error::io("list", from, e))?);
         crate::create_dir(&to)?;
-        run.directories(&entries);
-    } else if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
-        crate::create_dir(parent)?;
+        small::tree(&run, root_is_new);
+    } else {
+        crate::create_dir(&crate::publish::parent(&to))?;
+        small::single(&run, source)?;
     }
-    let wanted: Vec<&Entry> =
-        entries.iter().filter(|e| e.kind != Kind::Directory && run.is_wanted(e)).collect();
-    let (small, large): (Vec<&Entry>, Vec<&Entry>) =
-        wanted.into_iter().partition(|e| e.kind != Kind::File || e.size <= SMALL);
-    // A run of neighbours for each thread: creating takes a lock of the directory.
-    let each = (small.len() / (4 * options.threads.max(1))).clamp(1, 64);
-    let runs: Vec<&[&Entry]> = small.chunks(each).collect();
-    in_parallel(&runs, options.threads, |entries| {
-        entries.iter().for_each(|entry| run.each(entry, Run::small));
+    let mut large = taken(&run.large);
+    large.sort_by(|a, b| a.path.cmp(&b.path));
+    in_parallel(&large, LARGE_AT_ONCE, |entry| {
+        if !run.stopped() {
+            run.count(entry, run.large(entry));
+        }
     });
-    in_parallel(&large, LARGE_AT_ONCE, |entry| run.each(entry, Run::large));
-    if options.delete && is_tree && !run.stopped() {
-        run.delete_others(&entries);
-    }
+    let deleted = if run.stopped() { 0 } else { run.delete_foreign() };
     sync_file_system(&to)?;
     if options.verify {
         run.verify();
@@ -125,7 +114,7 @@ pub fn copy(
     Ok(Summary {
         copied: count(&run.copied),
         skipped: count(&run.skipped),
-        deleted: count(&run.deleted),
+        deleted,
         verified: count(&run.verified),
         stopped: run.stopped(),
     })
@@ -161,56 +150,48 @@ fn refuse_inside(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-struct Run<'a> {
-    from: &'a Path,
-    to: &'a Path,
-    options: Options,
-    tally: &'a Tally,
+pub(super) struct Run<'a> {
+    pub(super) from: &'a Path,
+    pub(super) to: &'a Path,
+    pub(super) options: Options,
+    pub(super) tally: &'a Tally,
     stop: &'a AtomicBool,
-    there: &'a HashMap<PathBuf, Entry>,
-    umask: u32,
+    pub(super) umask: u32,
     copied: AtomicU64,
-    skipped: AtomicU64,
-    deleted: AtomicU64,
+    pub(super) skipped: AtomicU64,
     verified: AtomicU64,
+    /// Found on the way, copied when the small ones are done.
+    large: Mutex<Vec<Entry>>,
+    /// In the target and not in the source.
+    foreign: Mutex<Vec<PathBuf>>,
     /// What was read of each file, for reading back; parts that an earlier run copied are `None`.
     hashes: Mutex<Vec<(Entry, Vec<Option<Hash>>)>>,
 }
 
 impl Run<'_> {
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn source(&self, entry: &Entry) -> PathBuf {
-        below(self.from, &entry.path)
+    pub(super) fn source(&self, entry: &Entry) -> PathBuf {
+        self.source_at(&entry.path)
     }
 
-    fn target(&self, entry: &Entry) -> PathBuf {
-        below(self.to, &entry.path)
+    pub(super) fn target(&self, entry: &Entry) -> PathBuf {
+        self.target_at(&entry.path)
     }
 
-    fn directories(&self, entries: &[Entry]) {
-        for entry in entries.iter().filter(|e| e.kind == Kind::Directory) {
-            let place = self.target(entry);
-            let made = match fs::create_dir(&place) {
-                // Writable while it is filled.
-                Ok(()) => {
-                    fs::set_permissions(&place, fs::Permissions::from_mode(entry.mode | 0o700))
-                }
-                Err(e) if e.kind() == ErrorKind::AlreadyExists && place.is_dir() => Ok(()),
-                Err(e) => Err(e),
-            };
-            if let Err(e) = made {
-                self.tally.fail(place.clone(), Error::io("create directory", &place, e));
-            }
-        }
+    pub(super) fn source_at(&self, path: &Path) -> PathBuf {
+        below(self.from, path)
     }
 
-    /// Whether a file is not there yet, or not whole.
-    fn is_wanted(&self, entry: &Entry) -> bool {
-        let Some(there) = self.there.get(&entry.path) else { return true };
-        let same = there.kind == entry.kind
+    pub(super) fn target_at(&self, path: &Path) -> PathBuf {
+        below(self.to, path)
+    }
+
+    /// Whether the target has a file already, and whole.
+    pub(super) fn is_there(&self, entry: &Entry, there: &Entry) -> bool {
+        there.kind == entry.kind
             && there.size == entry.size
             && match entry.kind {
                 Kind::Link => {
@@ -218,21 +199,26 @@ impl Run<'_> {
                 }
                 _ if self.options.checksum => {
                     let hash = |path: &Path| large::hash_parts(path, entry.size).ok();
-                    hash(&self.source(entry)) == hash(&self.target(entry))
+                    let source = hash(&self.source(entry));
+                    source.is_some() && source == hash(&self.target(entry))
                 }
                 _ => there.modified == entry.modified,
-            };
-        if same {
-            self.skipped.fetch_add(1, Ordering::Relaxed);
-        }
-        !same
+            }
     }
 
-    fn each(&self, entry: &Entry, copy: fn(&Self, &Entry) -> Result<u64>) {
-        if self.stopped() {
-            return;
-        }
-        match copy(self, entry) {
+    /// Keeps a large file for later.
+    pub(super) fn later(&self, entry: Entry) {
+        lock(&self.large).push(entry);
+    }
+
+    /// Keeps names that the source has not, to be removed at the end.
+    pub(super) fn foreign(&self, paths: impl Iterator<Item = PathBuf>) {
+        lock(&self.foreign).extend(paths);
+    }
+
+    /// Notes how the copy of `entry` ended; the tally has not seen `bytes` of it yet.
+    pub(super) fn count(&self, entry: &Entry, bytes: Result<u64>) {
+        match bytes {
             Ok(bytes) => {
                 self.copied.fetch_add(1, Ordering::Relaxed);
                 self.tally.add(1, bytes);
@@ -240,36 +226,6 @@ impl Run<'_> {
             Err(Error::Stopped) => {}
             Err(error) => self.tally.fail(self.source(entry), error),
         }
-    }
-
-    /// A link, or a file in one piece; returns the bytes that the tally has not seen yet.
-    fn small(&self, entry: &Entry) -> Result<u64> {
-        let (source, target) = (self.source(entry), self.target(entry));
-        match entry.kind {
-            Kind::File => {}
-            Kind::Link => return copy_link(&source, &target).map(|()| 0),
-            _ => {
-                let e = std::io::Error::new(ErrorKind::Unsupported, "neither file nor link");
-                return Err(Error::io("copy", &source, e));
-            }
-        }
-        let bytes = read_whole(&source, entry.size).map_err(|e| Error::io("read", &source, e))?;
-        // A new file is seen under its name while it is written; one that replaces is not.
-        let replaces = self.there.contains_key(&entry.path);
-        let place = if replaces { large::temporary(&target) } else { target.clone() };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(entry.mode);
-        let mut file = options.open(&place).map_err(|e| Error::io("create", &place, e))?;
-        file.write_all(&bytes).map_err(|e| Error::io("write", &place, e))?;
-        self.finish(&file, &place, entry)?;
-        if replaces {
-            fs::rename(&place, &target).map_err(|e| Error::io("rename", &place, e))?;
-        }
-        if self.options.verify {
-            let parts = bytes.chunks(PART).map(|part| Some(*blake3::hash(part).as_bytes()));
-            self.remember(entry, parts.collect());
-        }
-        Ok(bytes.len() as u64)
     }
 
     fn large(&self, entry: &Entry) -> Result<u64> {
@@ -289,7 +245,7 @@ impl Run<'_> {
     }
 
     /// Permissions and, last of all, the time that says: whole.
-    fn finish(&self, file: &File, place: &Path, entry: &Entry) -> Result<()> {
+    pub(super) fn finish(&self, file: &File, place: &Path, entry: &Entry) -> Result<()> {
         if entry.mode & (self.umask | 0o7000) != 0 || entry.size > SMALL {
             let mode = fs::Permissions::from_mode(entry.mode);
             file.set_permissions(mode).map_err(|e| Error::io("set the mode of", place, e))?;
@@ -302,36 +258,48 @@ impl Run<'_> {
         futimens(file, &times).map_err(|e| Error::io("set the time of", place, e.into()))
     }
 
-    fn remember(&self, entry: &Entry, parts: Vec<Option<Hash>>) {
-        if let Ok(mut hashes) = self.hashes.lock() {
-            hashes.push((entry.clone(), parts));
-        }
+    pub(super) fn remember(&self, entry: &Entry, parts: Vec<Option<Hash>>) {
+        lock(&self.hashes).push((entry.clone(), parts));
     }
 
-    fn delete_others(&self, entries: &[Entry]) {
-        let wanted: std::collections::HashSet<&Path> =
-            entries.iter().map(|e| e.path.as_path()).collect();
-        let mut others: Vec<&Entry> =
-            self.there.values().filter(|e| !wanted.contains(e.path.as_path())).collect();
-        others.sort_by(|a, b| b.path.cmp(&a.path));
-        for entry in others {
-            let place = self.target(entry);
-            let removed = match entry.kind {
-                Kind::Directory => fs::remove_dir(&place),
-                _ => fs::remove_file(&place),
-            };
-            match removed {
-                Ok(()) => {
-                    self.deleted.fetch_add(1, Ordering::Relaxed);
+    /// Removes what the source has not, with all below it; returns how many names that were.
+    fn delete_foreign(&self) -> u64 {
+        let mut deleted = 0;
+        for root in taken(&self.foreign) {
+            // Left by a copy that was killed, and gone on with by this one.
+            if fs::symlink_metadata(&root).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+                continue;
+            }
+            let mut names = match walk(&root, self.options.threads, self.tally) {
+                Ok(names) => names,
+                Err(error) => {
+                    self.tally.fail(root, error);
+                    continue;
                 }
-                Err(e) => self.tally.fail(place.clone(), Error::io("remove", &place, e)),
+            };
+            if root.is_dir() && !root.is_symlink() {
+                names.extend(Entry::of(&root));
+            }
+            // Sorted by path, so what is inside comes later; backwards, it goes first.
+            names.sort_by(|a, b| b.path.cmp(&a.path));
+            for entry in names {
+                let place = below(&root, &entry.path);
+                let removed = match entry.kind {
+                    Kind::Directory => fs::remove_dir(&place),
+                    _ => fs::remove_file(&place),
+                };
+                match removed {
+                    Ok(()) => deleted += 1,
+                    Err(e) => self.tally.fail(place.clone(), Error::io("remove", &place, e)),
+                }
             }
         }
+        deleted
     }
 
     /// Reads every copied file back from the disk.
     fn verify(&self) {
-        let copied = self.hashes.lock().map(|mut h| std::mem::take(&mut *h)).unwrap_or_default();
+        let copied = taken(&self.hashes);
         in_parallel(&copied, self.options.threads, |(entry, parts)| {
             let (source, target) = (self.source(entry), self.target(entry));
             match check(&source, &target, entry.size, parts) {
@@ -341,24 +309,6 @@ impl Run<'_> {
                 Err(error) => self.tally.fail(target, error),
             }
         });
-    }
-}
-
-/// A file of likely `size` bytes. Room for one more shows the end without asking again: a file of
-/// this machine is opened, read once, and closed.
-fn read_whole(path: &Path, size: u64) -> std::io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let mut bytes = Vec::with_capacity(size as usize + 1);
-    loop {
-        if bytes.len() == bytes.capacity() {
-            bytes.reserve(64 << 10);
-        }
-        match rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes)) {
-            Ok(0) => return Ok(bytes),
-            Ok(_) if bytes.len() as u64 == size => return Ok(bytes),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -388,13 +338,22 @@ fn check(source: &Path, target: &Path, size: u64, parts: &[Option<Hash>]) -> Res
     Ok(())
 }
 
-fn copy_link(source: &Path, target: &Path) -> Result<()> {
+pub(super) fn link(source: &Path, target: &Path) -> Result<()> {
     let leads_to = fs::read_link(source).map_err(|e| Error::io("read", source, e))?;
     let temporary = large::temporary(target);
     let _ = fs::remove_file(&temporary);
     std::os::unix::fs::symlink(leads_to, &temporary)
         .map_err(|e| Error::io("create", &temporary, e))?;
     fs::rename(&temporary, target).map_err(|e| Error::io("rename", &temporary, e))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn taken<T>(all: &Mutex<Vec<T>>) -> Vec<T> {
+    std::mem::take(&mut *lock(all))
 }
 
 /// `root` itself for the empty path.

@@ -222,6 +222,34 @@ fn a_copy_that_is_stopped_goes_on_where_it_was() {
 }
 
 #[test]
+fn parts_of_a_killed_copy_are_gone_on_with_and_no_failure_of_a_deleting_one() {
+    let dir = here();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    tree(&from);
+    fs::create_dir_all(to.join("a/b")).unwrap();
+    fs::write(large::temporary(&to.join("a/b/large")), bytes(100, 1)).unwrap();
+    fs::write(large::temporary(&to.join("a/b/gone")), bytes(100, 1)).unwrap();
+    let (summary, failures) = run(&from, &to, Options { delete: true, ..CHECKED });
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!((summary.copied, summary.deleted), (6, 1));
+    assert_eq!(picture(&from), picture(&to));
+}
+
+#[test]
+fn many_names_in_one_directory_are_shared_by_all_threads_and_all_arrive() {
+    let dir = here();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::create_dir(&from).unwrap();
+    for n in 0..1000_u32 {
+        fs::write(from.join(format!("file {n}")), n.to_le_bytes()).unwrap();
+    }
+    let (summary, failures) = run(&from, &to, CHECKED);
+    assert!(failures.is_empty(), "{failures:?}");
+    assert_eq!((summary.copied, summary.verified), (1000, 1000));
+    assert_eq!(picture(&from), picture(&to));
+}
+
+#[test]
 fn a_tree_is_removed_with_its_links_but_not_what_they_lead_to() {
     let dir = here();
     let (from, outside) = (dir.path().join("from"), dir.path().join("outside"));

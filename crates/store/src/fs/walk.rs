@@ -1,11 +1,16 @@
-//! A tree of files, level by level, each level's directories in parallel.
+//! A tree of files, many directories in parallel.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use super::{Tally, in_parallel};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::io::Errno;
+
+use super::Tally;
+use super::tasks::{Tasks, work_off};
 use crate::{Error, Result};
 
 /// What a name stands for.
@@ -44,25 +49,30 @@ impl Entry {
     /// # Errors
     /// [`Error::Io`] if it is missing or out of reach.
     pub fn of(path: &Path) -> Result<Self> {
-        let found = fs::symlink_metadata(path).map_err(|e| Error::io("stat", path, e))?;
-        Ok(Self::from_metadata(PathBuf::new(), &found))
+        let found = rustix::fs::lstat(path).map_err(|e| Error::io("stat", path, e.into()))?;
+        Ok(Self::from_stat(PathBuf::new(), &found))
     }
 
-    fn from_metadata(path: PathBuf, found: &fs::Metadata) -> Self {
-        let kind = match found.file_type() {
-            t if t.is_file() => Kind::File,
-            t if t.is_dir() => Kind::Directory,
-            t if t.is_symlink() => Kind::Link,
+    pub(super) fn from_stat(path: PathBuf, found: &Stat) -> Self {
+        let kind = match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => Kind::File,
+            FileType::Directory => Kind::Directory,
+            FileType::Symlink => Kind::Link,
             _ => Kind::Other,
         };
         Self {
             path,
             kind,
-            size: found.len(),
-            allocated: found.blocks() * 512,
-            modified: i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec()),
-            mode: found.mode() & 0o7777,
+            size: found.st_size as u64,
+            allocated: found.st_blocks as u64 * 512,
+            modified: i128::from(found.st_mtime) * 1_000_000_000 + i128::from(found.st_mtime_nsec),
+            mode: found.st_mode & 0o7777,
         }
+    }
+
+    /// The same under another name.
+    pub(super) fn named(self, path: PathBuf) -> Self {
+        Self { path, ..self }
     }
 }
 
@@ -79,21 +89,17 @@ pub fn walk(root: &Path, threads: usize, tally: &Tally) -> Result<Vec<Entry>> {
     }
     // Fails here rather than in the tally: nothing at all could be done.
     drop(fs::read_dir(root).map_err(|e| Error::io("list", root, e))?);
-    let mut all = Vec::new();
-    let mut level = vec![PathBuf::new()];
-    while !level.is_empty() {
-        let found = Mutex::new(Vec::new());
-        in_parallel(&level, threads, |directory| {
-            let entries = list(root, directory, tally);
-            if let Ok(mut found) = found.lock() {
-                found.extend(entries);
-            }
-        });
-        let found = found.into_inner().unwrap_or_default();
-        let below = found.iter().filter(|e| e.kind == Kind::Directory);
-        level = below.map(|entry| entry.path.clone()).collect();
-        all.extend(found);
-    }
+    let all = Mutex::new(Vec::new());
+    let work = |directory: PathBuf, tasks: &Tasks<PathBuf>, (): &mut ()| {
+        let entries = list(root, &directory, tally);
+        let below = entries.iter().filter(|e| e.kind == Kind::Directory);
+        tasks.push(below.map(|entry| entry.path.clone()));
+        if let Ok(mut all) = all.lock() {
+            all.extend(entries);
+        }
+    };
+    work_off(PathBuf::new(), threads, || (), work);
+    let mut all = all.into_inner().unwrap_or_default();
     all.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(all)
 }
@@ -102,21 +108,29 @@ pub fn walk(root: &Path, threads: usize, tally: &Tally) -> Result<Vec<Entry>> {
 fn list(root: &Path, directory: &Path, tally: &Tally) -> Vec<Entry> {
     let place = root.join(directory);
     let mut found = Vec::new();
-    let entries = match fs::read_dir(&place) {
-        Ok(entries) => entries,
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = openat(CWD, &place, flags, Mode::empty());
+    let opened = opened.and_then(|handle| Ok((Dir::read_from(&handle)?, handle)));
+    let (entries, handle) = match opened {
+        Ok(opened) => opened,
         Err(e) => {
-            tally.fail(place.clone(), Error::io("list", &place, e));
+            tally.fail(place.clone(), Error::io("list", &place, e.into()));
             return found;
         }
     };
     for entry in entries {
-        let known =
-            entry.and_then(|entry| Ok((directory.join(entry.file_name()), entry.metadata()?)));
+        let known = entry.and_then(|entry| match entry.file_name().to_bytes() {
+            b"." | b".." => Ok(None),
+            name => {
+                let stat = statat(&handle, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(Some(Entry::from_stat(directory.join(OsStr::from_bytes(name)), &stat)))
+            }
+        });
         match known {
-            Ok((path, metadata)) => found.push(Entry::from_metadata(path, &metadata)),
+            Ok(entry) => found.extend(entry),
             // Gone between listing and looking: as if it had never been there.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => tally.fail(place.clone(), Error::io("stat a name in", &place, e)),
+            Err(Errno::NOENT) => {}
+            Err(e) => tally.fail(place.clone(), Error::io("stat a name in", &place, e.into())),
         }
     }
     found
