@@ -146,7 +146,9 @@ impl Copy<'_> {
         }
         if moved < expected {
             let object = self.queue.object(self.ids.0);
-            let (path, size) = (object.path().to_path_buf(), done.offset + moved as u64);
+            // Several parts lie past the end of a file that shrank; each tells the same end.
+            let end = object.size_now().min(done.offset + moved as u64);
+            let (path, size) = (object.path().to_path_buf(), end);
             let (offset, wanted) = (done.offset, expected as u64);
             return Err(Error::PastEnd { path, size, offset, wanted });
         }
