@@ -28,6 +28,7 @@ mod ring;
 mod semaphore;
 #[expect(unsafe_code, reason = "atomic words in memory shared with a daemon")]
 mod shared;
+mod slab;
 mod sweep;
 #[expect(unsafe_code, reason = "futex, ioctl and mbind have no safe face")]
 mod sys;

@@ -22,6 +22,7 @@ use super::iov::Iov;
 use super::layout::{Id, RingKind, pieces};
 use super::mount::{Mount, Pulse, Session};
 use super::ring::Ring;
+use super::slab::Slab;
 use super::{layout, sys};
 use crate::memory::{Arena, Buffer};
 use crate::object::Object;
@@ -565,50 +566,5 @@ fn source_of(error: Error) -> io::Error {
     match error {
         Error::ThreeFs { source, .. } | Error::Memory { source, .. } => source,
         other => io::Error::other(other),
-    }
-}
-
-/// Values under small numbers that are used again.
-struct Slab<T> {
-    places: Vec<Option<T>>,
-    free: Vec<u32>,
-}
-
-impl<T> Default for Slab<T> {
-    fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
-    }
-}
-
-impl<T> Slab<T> {
-    fn insert(&mut self, value: T) -> u32 {
-        match self.free.pop() {
-            Some(number) => {
-                self.places[number as usize] = Some(value);
-                number
-            }
-            None => {
-                self.places.push(Some(value));
-                self.places.len() as u32 - 1
-            }
-        }
-    }
-
-    fn get_mut(&mut self, number: u32) -> Option<&mut T> {
-        self.places.get_mut(number as usize)?.as_mut()
-    }
-
-    fn remove(&mut self, number: u32) -> Option<T> {
-        let value = self.places.get_mut(number as usize)?.take()?;
-        self.free.push(number);
-        Some(value)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.places.len() == self.free.len()
-    }
-
-    fn into_iter(self) -> impl Iterator<Item = T> {
-        self.places.into_iter().flatten()
     }
 }

@@ -324,6 +324,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_must_name_what_was_asked() {
+        let layout = RingLayout::of(2);
+        let circles = Circles::new(Shared::private(layout.file_bytes()).unwrap(), layout);
+        let (iov, user_data) = (Id([0; 16]), 5);
+        let entry = Entry { iov, iov_offset: 0, inode: 1, offset: 0, length: 1, user_data };
+        let slot = circles.prepare(&entry).unwrap().unwrap();
+        let answer = |slot: u64, user_data| {
+            circles.memory.word64(layout.cqe(0)).store(slot, Relaxed);
+            circles.memory.word64(layout.cqe(0) + 16).store(user_data, Relaxed);
+            circles.memory.word32(CQ_HEAD).store(1, Release);
+            let mut reaped = None;
+            circles.reap(9, |one| reaped = Some(one)).map(|_| reaped).map_err(|e| e.kind())
+        };
+        for (wrong, told) in [(slot as u64, 6), (1, 5), (2, 5), (u64::from(u32::MAX), 5)] {
+            assert_eq!(answer(wrong, told), Err(io::ErrorKind::InvalidData), "{wrong}, {told}");
+        }
+        let right = Reaped { slot, result: 0, user_data };
+        assert_eq!(answer(slot as u64, 5), Ok(Some(right)));
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig {
             cases: if cfg!(miri) { 4 } else { 256 },

@@ -93,8 +93,10 @@ pub(crate) fn ioctl(file: &impl AsRawFd, request: u32, data: &mut [u8]) -> io::R
     if data.len() < expected {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    #[allow(clippy::cast_lossless, reason = "64 bits with glibc, 32 with musl")]
+    let number = request as libc::Ioctl;
     // SAFETY: the number tells the kernel the size of the argument, and there is that much of it.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), request.into(), data.as_mut_ptr()) };
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), number, data.as_mut_ptr()) };
     check(done.into()).map(|_| ())
 }
 
