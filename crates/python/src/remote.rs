@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use forebay_pipeline::Progress;
 use forebay_store::remote::{self, Localized};
+use forebay_store::usrbio;
 use pyo3::prelude::*;
 
 use crate::error;
@@ -23,10 +24,10 @@ impl Local {
     }
 }
 
-/// The path itself, or a copy in the cache of what a URI names.
+/// The path itself, that of a `3fs://` on its mount, or a copy in the cache of what a URI names.
 #[pyfunction]
 pub(crate) fn local(py: Python<'_>, path: PathBuf) -> PyResult<Local> {
-    let held = py.detach(|| remote::local(&path));
+    let held = py.detach(|| remote::local(&usrbio::resolve(&path)?));
     held.map(Local).map_err(error::store)
 }
 

@@ -99,6 +99,7 @@ pub(crate) fn save_tensors<'py>(
     metadata: BTreeMap<String, String>,
     threads: usize,
 ) -> PyResult<Bound<'py, PyDict>> {
+    let path = forebay_store::usrbio::resolve(&path).map_err(error::store)?;
     let saved = py.detach(|| {
         let device = match ordinal {
             None => None,
