@@ -101,7 +101,9 @@ pub(super) fn told(text: &str) -> String {
     match (field("Code"), field("Message")) {
         (Some(code), Some(message)) => format!("{code}, {message}"),
         (Some(code), None) => code.into(),
-        _ if text.contains('<') => text.split('<').next().unwrap_or_default().trim().into(),
+        _ if text.contains('<') => {
+            without_queries(text.split('<').next().unwrap_or_default().trim())
+        }
         _ => without_queries(text.lines().next().unwrap_or_default()).chars().take(300).collect(),
     }
 }
@@ -195,6 +197,7 @@ mod tests {
         assert_eq!(told("first\nsecond"), "first");
         let text = "Error performing POST http://h/c?sv=1&sig=abc%3D in 1 ms: what? no";
         assert_eq!(told(text), "Error performing POST http://h/c in 1 ms: what? no");
+        assert_eq!(told("GET https://h/c?sig=abc: <html>"), "GET https://h/c");
     }
 
     #[test]
