@@ -231,6 +231,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let work = dir.path().join(WORK);
         std::fs::create_dir(&work).unwrap();
+        // One that is in use is never empty.
+        std::fs::write(work.join("plan.json"), "{}").unwrap();
         let progress = Progress::default();
         beating(dir.path(), "read 1/4", &progress, || {
             progress.start("read", Unit::Bytes, 1000);
