@@ -29,7 +29,7 @@ pub struct Entry {
 /// A completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reaped {
-    /// The slot that [`Ring::prepare`] returned, free again.
+    /// The slot that `Ring::prepare` returned, free again.
     pub slot: usize,
     /// Bytes moved, or a negative error number.
     pub result: i64,
