@@ -90,6 +90,14 @@ def test_a_cluster_makes_the_same_bytes(cluster, recipe, corpus):
     assert hashes(recipe.parent / "out") == hashes(corpus)
 
 
+def made(out):
+    """Files that a run has left in its work directory so far."""
+    try:
+        return len(os.listdir(out / ".work"))
+    except OSError:
+        return 0
+
+
 def workers():
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -101,16 +109,20 @@ def workers():
 
 
 def test_workers_that_die_cost_only_what_they_had_in_hand(cluster, recipe, corpus, watch):
-    """SIGKILL of whatever worker is at it, at random instants."""
+    """SIGKILL of whatever worker is at it, after a random number of files."""
     random.seed(1)
     kills = 0
     for name, out in outs(recipe, WORKERS):
         stop = threading.Event()
         killed = []
 
+        # Told by what is there and not by the time: a run takes as long as the machine likes.
+        before = random.randrange(20)
+
         def kill():
-            stop.wait(random.uniform(0.1, 1.5))
-            while not killed and not stop.wait(0.02):
+            while not stop.wait(0.005) and made(out) < before:
+                pass
+            while not killed and not stop.wait(0.005):
                 for pid in workers():
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
@@ -152,9 +164,9 @@ def test_a_driver_that_dies_leaves_what_the_next_one_goes_on_with(cluster, recip
         with watch.over(out):
             driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             # It first starts and imports ray; then it dies while there is a run.
-            while not (out / ".work").exists() and driver.poll() is None:
-                time.sleep(0.02)
-            time.sleep(random.uniform(0.0, 2.0))
+            before = random.randrange(1, 20)
+            while made(out) < before and driver.poll() is None:
+                time.sleep(0.005)
             kills += driver.poll() is None
             driver.kill()
             driver.wait()

@@ -29,7 +29,7 @@ def test_a_wrong_recipe_is_a_config_error(recipe):
         forebay.run({"input": {}, "output": {}}, executor="spark")
     with pytest.raises(errors.ConfigError, match="executor"):
         forebay.run({"input": {}, "output": {}, "execution": {"executor": "slurm"}})
-    with pytest.raises(errors.ConfigError, match="output.path.*a URI"):
-        forebay.run({"input": {"paths": ["s3://bucket/a.jsonl"]}, "output": {"path": "s3://bucket/out"}})
+    with pytest.raises(errors.ConfigError, match="output.*a URI"):
+        forebay.run({"input": {"paths": ["s3://bucket/a.jsonl"]}, "output": {"path": "s3://bucket/out"}}, executor="ray")
     with pytest.raises(errors.ConfigError, match="paths"):
         forebay.run({"input": {}, "output": {"path": "x"}})

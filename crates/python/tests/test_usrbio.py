@@ -1,4 +1,7 @@
-"""Datasets and tensors on a 3FS, by their URIs; the 3FS is the emulator's."""
+"""Datasets and tensors on a 3FS, by their URIs; the 3FS is the emulator's.
+
+A process that once found no CUDA looks for none again: this file comes after `test_device.py`.
+"""
 
 import os
 import pathlib
@@ -25,12 +28,10 @@ def mount(corpus, tmp_path):
     if not daemon.stdout.readline().startswith("mounted"):
         pytest.skip(f"skipped: no 3FS can be mounted here: {daemon.stderr.read()}")
     yield root
+    # This process holds the mount open as long as it lives, so an unmount alone would not end the daemon.
+    daemon.kill()
+    daemon.wait(timeout=30)
     subprocess.run(["fusermount3", "-uz", root], check=False)
-    try:
-        daemon.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-        raise
 
 
 def test_a_dataset_and_a_checkpoint_are_found_by_their_uris(corpus, mount):
