@@ -61,7 +61,8 @@ def run(
         recipe = json.dumps(json.loads(recipe) | {"execution": machine | {"threads": cpus}})
         slots = int(ray.cluster_resources().get("CPU", 1)) // cpus
         of = tasks or max(4, 4 * slots)
-        resources = {"num_cpus": cpus, "max_retries": RETRIES, "memory": _bytes(machine["memory"])}
+        # By default Ray fills the node of the driver first, and waits for it while others are idle.
+        resources = {"num_cpus": cpus, "max_retries": RETRIES, "memory": _bytes(machine["memory"]), "scheduling_strategy": "SPREAD"}
         with contextlib.suppress(KeyError, ValueError):
             # More than any node has would wait for ever: the limit then is the node's.
             if resources["memory"] > max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]):
