@@ -89,7 +89,7 @@ def mounted(arguments, *options):
                 daemon.kill()
 
 
-def load(arguments, path, files):
+def load(arguments, path, files, io):
     for file in files.rglob("*"):
         if file.is_file():
             handle = os.open(file, os.O_RDONLY)
@@ -97,7 +97,7 @@ def load(arguments, path, files):
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(handle)
     told = json.loads(run([arguments.forebay, "load", path, "--seq-len", 2048, "--batch-size", 8, "--steps", arguments.steps,
-                           "--io", "read", "--bench", "--json", "--no-progress"]))
+                           "--io", io, "--bench", "--json", "--no-progress"]))
     return {"tokens": told["tokens_per_second"], "per_cpu": told["tokens_per_cpu_second"]}
 
 
@@ -105,8 +105,8 @@ def measure_loading(arguments):
     preload = ["--preload", arguments.dataset]
     # Without room for a buffer or ring the client reads through FUSE.
     with mounted(arguments, *preload) as rings, mounted(arguments, *preload, "--iov-limit", 0) as plain:
-        ways = {"3fs:// through rings": (f"3fs://{rings}", rings), "FUSE, plain reads": (plain, plain),
-                "local disk": (arguments.dataset, arguments.dataset)}
+        ways = {"3fs:// through rings": (f"3fs://{rings}", rings, "auto"), "FUSE, plain reads": (plain, plain, "read"),
+                "local disk": (arguments.dataset, arguments.dataset, "auto")}
         rounds = []
         for number in range(arguments.rounds):
             order = list(ways)
@@ -140,7 +140,7 @@ def markdown(result):
     if "loading" in result:
         told = result["loading"]
         lines += ["", f"Batches of 8 × 2,048 tokens, {told['steps']} of them shuffled, of a dataset of {told['bytes'] >> 20} MiB; "
-                  "no page of it in the cache at the start, `--io read`:", "",
+                  "no page of it in the cache at the start; FUSE by `--io read`:", "",
                   "| from | M tokens/s | M tokens a CPU second of the loader | rings ÷ it |", "|---|---:|---:|---:|"]
         for name in ("3fs:// through rings", "FUSE, plain reads", "local disk"):
             row = told[name]

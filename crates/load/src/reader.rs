@@ -10,7 +10,7 @@
 //! where a path becomes a file.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,8 @@ pub(crate) struct Reader {
     direct: Direct,
     /// Huge pages that may still be mapped.
     free_pages: AtomicU64,
+    /// No queue could be had: asking again with every batch costs more than reading without.
+    no_queue: AtomicBool,
     /// Of each run of tokens that has a checksum of its own, whether it was found sound: a bit.
     sound_runs: OnceLock<Vec<AtomicU64>>,
 }
@@ -149,7 +151,8 @@ impl Reader {
         };
         let free_pages = AtomicU64::new(free_pages);
         let shards = (0..shards).map(|_| OnceLock::new()).collect();
-        Self { shards, io, direct, free_pages, sound_runs: OnceLock::new() }
+        let no_queue = AtomicBool::new(io == Io::Read);
+        Self { shards, io, direct, free_pages, no_queue, sound_runs: OnceLock::new() }
     }
 
     /// Finds out where every range is, and starts to read what the storage has to be waited for.
@@ -167,13 +170,14 @@ impl Reader {
         unmapped.clear();
         queued.clear();
         *ticket = None;
+        let no_queue = self.no_queue.load(Ordering::Relaxed);
         for (number, range) in ranges.iter().enumerate() {
             let shard = self.shard(tokens, range.shard)?;
             match shard.place(range, &self.free_pages) {
                 // All pages of the batch are fetched at once, not one after the other.
                 Place::Mapped(bytes) => prefetch(bytes),
                 Place::Cached => unmapped.push((number, false)),
-                Place::Cold if self.io == Io::Read || range.bytes == 0 => {
+                Place::Cold if no_queue || range.bytes == 0 => {
                     shard.file.will_need(range.offset, range.bytes as u64);
                     unmapped.push((number, true));
                 }
@@ -186,6 +190,7 @@ impl Reader {
             traffic.storage += start.elapsed();
             if ticket.is_none() {
                 // No queue can be had here: read by position, in the order of the list.
+                self.no_queue.store(true, Ordering::Relaxed);
                 unmapped.extend(queued.drain(..).map(|number| (number, true)));
                 unmapped.sort_unstable();
             }
